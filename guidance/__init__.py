@@ -1,0 +1,1 @@
+"""Plain torch: the methods. Imports nothing of the host."""

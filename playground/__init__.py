@@ -1,0 +1,1 @@
+"""A tiny Wan trained on a drawn world, so that every claim can be measured."""

@@ -1,0 +1,54 @@
+"""Puts a real ComfyUI (COMFYUI_PATH, default .host/0.30.0) into the test process, on the CPU, and runs every test in inference mode as the host does."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).resolve().parent
+COMFYUI_PATH = Path(os.environ.get("COMFYUI_PATH") or HERE.parents[1] / ".host" / "0.30.0" / "ComfyUI").resolve()
+
+
+def define_missing_vision_ops() -> None:
+    """CPU wheels of torchvision lack the compiled ops whose meta versions it registers on import."""
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def start_host() -> None:
+    if not (COMFYUI_PATH / "comfy").is_dir():
+        raise pytest.UsageError(f"no ComfyUI at {COMFYUI_PATH}: set COMFYUI_PATH, or let dev.py fetch the host")
+    torch.set_num_threads(2)
+    define_missing_vision_ops()
+    sys.path.insert(0, str(COMFYUI_PATH))
+    sys.path.append(str(HERE))  # `from tiny_wan import ...`
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+
+
+start_host()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "outside_inference_mode: the test body runs as plain PyTorch, not as the host runs a node")
+
+
+def pytest_report_header() -> str:
+    import comfyui_version
+
+    return f"ComfyUI {comfyui_version.__version__} at {COMFYUI_PATH}"
+
+
+@pytest.fixture(autouse=True)
+def node_execution(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The host executes every node inside `torch.inference_mode()`."""
+    if request.node.get_closest_marker("outside_inference_mode"):
+        yield
+        return
+    with torch.inference_mode():
+        yield

@@ -1,0 +1,29 @@
+"""The tiny Wans are what the host takes them for."""
+
+import pytest
+import tiny_wan
+import torch
+
+EXPECTED = {"t2v": ("WAN21", 16), "i2v": ("WAN21", 16), "i2v_2.2": ("WAN21", 16), "vace": ("WAN21_Vace", 16), "5B": ("WAN22", 48), "ref_conv": ("WAN21", 16)}
+
+
+@pytest.mark.parametrize("kind", tiny_wan.KINDS)
+def test_every_kind_loads_as_that_model_and_samples(kind):
+    model = tiny_wan.load(kind, layers=2)
+    name, channels = EXPECTED[kind]
+    assert type(model.model).__name__ == name
+    assert all(p.is_inference() for p in model.model.diffusion_model.parameters())
+    noise = tiny_wan.latent_like(channels=channels)
+    positive, negative = tiny_wan.conditioning(seed=1), tiny_wan.conditioning(seed=2)
+    out = tiny_wan.sample(model, positive, negative, noise, steps=1)
+    assert out.shape == noise.shape
+    assert out.isfinite().all() and out.std() > 0.1
+
+
+@pytest.mark.parametrize("weight_format", tiny_wan.FORMATS)
+def test_every_weight_format_loads_and_samples(weight_format):
+    model = tiny_wan.load(weight_format=weight_format, layers=2)
+    weight = model.model.diffusion_model.blocks[0].ffn[0].weight
+    assert {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}.get(weight_format, weight.dtype) == weight.dtype
+    out = tiny_wan.sample(model, tiny_wan.conditioning(seed=1), tiny_wan.conditioning(seed=2), tiny_wan.latent_like(), steps=1)
+    assert out.isfinite().all() and out.std() > 0.1

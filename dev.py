@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""The one door for development. On a fresh machine with Python >= 3.10: `python dev.py demo`, `python dev.py test`."""
+
+import argparse
+import importlib
+import signal
+import sys
+from pathlib import Path
+
+from development import environment, hosts
+
+ROOT = Path(__file__).resolve().parent
+LANES = ("unit", "host", "browser")
+
+
+def parser() -> argparse.ArgumentParser:
+    door = argparse.ArgumentParser(description=__doc__)
+    commands = door.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    command("demo", "start the real ComfyUI, run the playground's prompt plain and guided, leave the results in output/demo/")
+    run = command("run", "ComfyUI with this pack, for hands; further arguments go to ComfyUI")
+    test = command("test", "the tests, in both pinned ComfyUI versions and a browser, or one lane of them; further arguments go to pytest")
+    test.add_argument("lane", nargs="?", help=f"one of {', '.join(LANES)}")
+    command("lint", "ruff and the type checker")
+    bench = command("bench", "measure one thing; without a name: what can be measured")
+    bench.add_argument("name", nargs="?")
+    playground = command("playground", "train or evaluate the playground's model; further arguments go to that task (try --help)")
+    playground.add_argument("task", choices=("train", "evaluate"))
+    host = command("host", "get ready, and print which Python and ComfyUI are used, as one JSON object")
+    for uses_a_version in (run, host):
+        uses_a_version.add_argument("--version", help=f"{' or '.join(hosts.RELEASES)}, or what COMFYUI_PATH holds")
+    return door
+
+
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The door's own arguments, and the rest for what stands behind it."""
+    words = sys.argv[1:]
+    own_words = {"test": 2 if words[1:2] and words[1] in LANES else 1, "playground": 2, "bench": 2}.get(words[0] if words else "", None)
+    if own_words is not None and words[1:2] not in (["-h"], ["--help"]):
+        return parser().parse_args(words[:own_words]), words[own_words:]
+    options, rest = parser().parse_known_args(words)
+    if rest and options.command != "run":
+        parser().error(f"{options.command} takes no {' '.join(rest)}")
+    return options, rest
+
+
+def main() -> int | None:
+    options, rest = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the servers
+    try:
+        host = prepare(getattr(options, "version", None))
+    except hosts.HostError as error:
+        sys.exit(f"dev.py: {error}")
+    environment.enter()
+    if options.command == "host":
+        sys.stdout.write(hosts.describe(host, environment.python()) + "\n")
+        return 0
+    if options.command == "run":
+        from development.server import run_in_foreground
+
+        return run_in_foreground(host.path, ROOT / ".host" / "run", rest)
+    if options.command == "test":
+        from development.checks import test
+
+        return test(options.lane, rest)
+    if options.command == "lint":
+        from development.checks import lint
+
+        return lint()
+    if options.command == "demo":
+        from development.demo import demo
+
+        return demo(host)
+    from development.pack import enter_host
+
+    enter_host(host)
+    module = f"development.benchmarks.{options.name}" if options.command == "bench" else f"playground.{options.task}"
+    return importlib.import_module(f"wan_conductor.{module}").main(rest)
+
+
+def prepare(version: str | None) -> hosts.Host:
+    """Make the environment and get the host; quick when both are there. One environment serves both pinned hosts."""
+    with environment.alone():
+        environment.make_interpreter()
+        host = hosts.find_host(version, environment.python())
+        pinned = host.path.is_relative_to(hosts.HOSTS)
+        environment.install(hosts.pinned_host(hosts.NEWEST, environment.python()).path if pinned else host.path)
+    return host
+
+
+if __name__ == "__main__":
+    sys.exit(main())

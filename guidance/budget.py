@@ -1,0 +1,67 @@
+"""How much guidance a run may spend: one budget, shared by all its objectives."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+MemoryMode = Literal["fast", "balanced", "low"]
+MEMORY_MODES: tuple[MemoryMode, ...] = ("fast", "balanced", "low")
+
+
+def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError naming owner, field, range and value; NaN is outside every range."""
+    if not low <= value <= high:
+        raise ValueError(f"{owner}: `{field}` = {value}: must lie in {low:g}..{high:g}")
+
+
+@dataclass(frozen=True)
+class GuidanceBudget:
+    """Span, iterations and depth of the guided steps (TempoControl section 4: k steps of l iterations with AdamW).
+
+    start_percent, end_percent: the guided span of the schedule. Early steps decide what appears when; later ones only details.
+    iterations: l, updates of the latent per guided step at most. More: closer to the mask, slower.
+    step_size: AdamW's learning rate; an element of the latent moves by about this much per iteration. Too high: blotches, drifting colours.
+    depth: share of the model's blocks that a gradient pass runs, from the first on; maps come from these. Lower: faster, less of the model listens.
+    memory_mode: fast keeps activations, balanced computes blocks again in the backward pass, low also keeps block inputs off the GPU.
+    patience: a sample stops after this many evaluations without a lower loss; 0: never for that reason.
+    check_last: evaluate once more after the last update (a forward without gradient), so that a bad last update is taken back.
+    """
+
+    start_percent: float = 0.0
+    end_percent: float = 0.1
+    iterations: int = 10
+    step_size: float = 5e-4
+    depth: float = 1.0
+    memory_mode: MemoryMode = "balanced"
+    patience: int = 0
+    check_last: bool = True
+
+    def __post_init__(self) -> None:
+        check_range("GuidanceBudget", "start_percent", self.start_percent, 0, 1)
+        check_range("GuidanceBudget", "end_percent", self.end_percent, 0, 1)
+        check_range("GuidanceBudget", "iterations", self.iterations, 0, 200)
+        check_range("GuidanceBudget", "step_size", self.step_size, 0, 10)
+        check_range("GuidanceBudget", "depth", self.depth, 0.01, 1)
+        check_range("GuidanceBudget", "patience", self.patience, 0, 200)
+        if self.end_percent < self.start_percent:
+            raise ValueError(f"GuidanceBudget: `end_percent` = {self.end_percent}: must not lie before `start_percent` = {self.start_percent}")
+        if self.memory_mode not in MEMORY_MODES:
+            raise ValueError(f"GuidanceBudget: `memory_mode` = {self.memory_mode!r}: must be one of {', '.join(MEMORY_MODES)}")
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether a backward pass runs the blocks' forward again."""
+        return self.memory_mode != "fast"
+
+
+# The one place for these numbers. `paper`: k = 5 of 50 steps, l = 10, 5e-4 (1e-3 for two objects), all blocks, no patience.
+# `fast`: fewer and larger steps reach as far, since AdamW's first steps are sign steps (n * step size counts).
+PRESETS: dict[str, GuidanceBudget] = {
+    "paper": GuidanceBudget(end_percent=0.10, iterations=10, step_size=5e-4, depth=1.0, memory_mode="balanced", patience=0, check_last=False),
+    "fast": GuidanceBudget(end_percent=0.10, iterations=4, step_size=1.25e-3, depth=0.67, memory_mode="balanced", patience=2, check_last=True),
+}
+DEFAULT_PRESET = "fast"
+
+
+def preset_name(budget: GuidanceBudget) -> str:
+    """The preset whose numbers these are, or "custom"."""
+    return next((name for name, preset in PRESETS.items() if preset == budget), "custom")

@@ -1,0 +1,66 @@
+"""What an objective is: a loss on captured attention that the shared optimiser loop lowers by editing the latent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PhraseRef:
+    """A phrase of the prompt; its token rows are looked up anew in every positive entry while sampling."""
+
+    phrase: str
+    occurrence: str | int = "all"
+
+
+@dataclass(frozen=True)
+class ObjectiveLoss:
+    """One evaluation of an objective on a batch of b latents."""
+
+    total: Tensor  # "b", what is minimised
+    terms: dict[str, Tensor]  # name -> "b", unweighted, for the report
+    satisfied: Tensor  # bool "b": this sample needs no further update in this step
+    traces: dict[str, Tensor] = field(default_factory=dict)  # name -> what the report draws, batch first unless it says otherwise
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A frozen dataclass with the knobs of one loss. Budget, span and optimiser are shared (`GuidanceBudget`, `optimise_latent`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def phrases(self) -> tuple[PhraseRef, ...]:
+        """The phrases whose maps `loss` wants, in this order; empty: nothing to do, install nothing."""
+        ...
+
+    @property
+    def strength(self) -> float:
+        """Its say among several objectives; the strongest one also scales the step size. 1 is neutral."""
+        ...
+
+    @property
+    def start_percent(self) -> float | None:
+        """Own start of the guided span; None: the budget's."""
+        ...
+
+    @property
+    def end_percent(self) -> float | None: ...
+
+    def skip_reason(self, latent_frames: int, fps: float) -> str | None:
+        """Why this objective has nothing to do on a video of this length; None: it has."""
+        ...
+
+    def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
+        """Loss of attention `maps` "b g f h w", g in the order of `phrases`, fp32 or lower, mean over heads and blocks."""
+        ...
+
+
+def shared_phrases(objectives: Sequence[Objective]) -> tuple[tuple[PhraseRef, ...], tuple[tuple[int, ...], ...]]:
+    """The phrases that one capture must deliver for all objectives, each once, and per objective their places in it."""
+    phrases = tuple(dict.fromkeys(ref for objective in objectives for ref in objective.phrases))
+    places = tuple(tuple(phrases.index(ref) for ref in objective.phrases) for objective in objectives)
+    return phrases, places

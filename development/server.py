@@ -27,7 +27,7 @@ def prepare_base(base: Path, comfyui: Path) -> list[str]:
     for name, target in CUSTOM_NODES.items():
         link_folder(base / "custom_nodes" / name, target)
     models = comfyui / "models"
-    kinds = {folder.name: folder.name for folder in models.glob("*/") if folder.name != "configs"}
+    kinds = {folder.name: folder.name for folder in models.glob("*") if folder.is_dir() and folder.name != "configs"}
     shared_models = base / "extra_model_paths.yaml"  # JSON is YAML too
     shared_models.write_text(json.dumps({"comfyui": {"base_path": str(models), **kinds}}))
     return [

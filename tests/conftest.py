@@ -18,3 +18,5 @@ def load_pack() -> None:
 
 
 load_pack()
+
+from wan_conductor.tests.server import server  # noqa: E402, F401

@@ -1,0 +1,59 @@
+"""What browser tests do on ComfyUI's page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import ConsoleMessage, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = ROOT / "output" / "browser"
+
+
+class ComfyUIPage:
+    """The editor, opened and ready. `.errors` collects what the page complains about."""
+
+    def __init__(self, page: Page, url: str):
+        self.page = page
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(f"{error.message}\n{error.stack}"))
+        page.on("console", self.note)
+        page.goto(url)
+        page.wait_for_function("() => window.app?.graph && window.app.extensionManager && window.LiteGraph", timeout=120_000)
+
+    def note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} ({message.location.get('url')})")
+
+    def errors_of_the_pack(self) -> list[str]:
+        return [error for error in self.errors if "wan-conductor" in error or "WanConductor" in error]
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Load a workflow as if the user had opened its file, and show all of it."""
+        self.page.evaluate("async workflow => { await app.loadGraphData(workflow); }", workflow)
+        self.page.wait_for_function("count => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
+        self.page.wait_for_timeout(1000)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Type, title, and whether the editor knows the type and sees an error, of each node."""
+        return self.page.evaluate(
+            """() => app.graph.nodes.map(node => ({
+                type: node.type, title: node.title, errors: !!node.has_errors,
+                known: node.type in LiteGraph.registered_node_types || ['Note', 'MarkdownNote'].includes(node.type),
+            }))"""
+        )
+
+    def prompt(self) -> dict[str, Any]:
+        """The API prompt that pressing Run would queue, without titles."""
+        nodes = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in nodes.items()}
+
+    def saved(self) -> dict[str, Any]:
+        """The workflow as saving would write it."""
+        return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
+
+    def screenshot(self, name: str) -> Path:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        path = SCREENSHOTS / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path

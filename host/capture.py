@@ -1,0 +1,140 @@
+"""Attention of phrases, measured in a conditional pass of the sampled model and differentiable in its latent."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.patcher_extension import WrappersMP
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..guidance.attention_maps import find_pad_rows, phrase_attention
+from ..guidance.budget import GuidanceBudget
+from .attention import AttentionCall, AttentionSite, Proceed, SiteTags, site_tags, with_override
+from .blocks import BlockOutputs, EnoughBlocks, measured_blocks
+from .geometry import VideoGrid, video_grid
+from .gradient import frozen_weights, gradient_mode
+
+KEY = "wan_conductor_capture"
+
+
+@contextlib.contextmanager
+def attention_capture(inner_model: Any, model_options: dict[str, Any], budget: GuidanceBudget) -> Iterator["AttentionCapture"]:
+    """Within: `capture(entry, z, sigma, groups)` gives maps "b g f h w" with a gradient.
+
+    Gradients are on and the model is prepared for them; take them before leaving, for the backward pass runs blocks again. On leaving, by
+    an exception too, the model is as it was.
+    `inner_model` and `model_options` are the guider's and the sampler's: everything else that acts on the model acts here too,
+    except wrappers (step caches, torch.compile) and attention kernels of other packs, which know nothing of gradients.
+    """
+    if "multigpu_clones" in model_options:
+        raise ValueError("Guided steps cannot run on ComfyUI's MultiGPU work units yet; remove that node, or guide without objectives.")
+    diffusion_model = inner_model.diffusion_model
+    outputs = BlockOutputs()
+    with (
+        gradient_mode(),
+        frozen_weights(diffusion_model),
+        measured_blocks(diffusion_model, outputs, budget.memory_mode),
+        site_tags(diffusion_model) as tags,
+    ):
+        yield AttentionCapture(inner_model, model_options, blocks_in_use(diffusion_model, budget.depth), outputs, tags)
+
+
+def blocks_in_use(diffusion_model: nn.Module, depth: float) -> range:
+    """The first `depth` (0..1] share of the main blocks, one at least."""
+    count = len(diffusion_model.blocks)
+    return range(min(count, max(1, math.ceil(depth * count - 1e-6))))
+
+
+class AttentionCapture:
+    """Made by `attention_capture`. Call it as often as the optimiser asks, for every positive entry."""
+
+    def __init__(self, inner_model: Any, model_options: dict[str, Any], blocks: Sequence[int], outputs: BlockOutputs, tags: SiteTags) -> None:
+        self._inner_model = inner_model
+        self._model_options = model_options
+        self._blocks = frozenset(blocks)
+        self._outputs = outputs
+        self._tags = tags
+        self._hooks: list[Any] = []
+        self._groups: Sequence[Sequence[int]] = ()
+        self._grid: VideoGrid | None = None
+        self._pad_rows: slice | None = None
+
+    def __call__(self, entry: dict[str, Any], z: Tensor, sigma: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+        """A_i of `groups` (text rows of each phrase): mean over the blocks in use and their heads, fp32 "b g f h w", f h w in tokens.
+
+        `entry`: one converted positive cond, active at `sigma`. `z` "b c f h w": the sampler's x. `sigma`: scalar or "b".
+        """
+        self._same_hooks(entry)
+        self._groups = groups
+        sigma = sigma.detach().reshape(-1).expand(z.shape[0]).clone()
+        # Wan's forward ignores `control`, and a control network has no part in frozen_weights.
+        conds = [[{name: value for name, value in entry.items() if name != "control"}]]
+        handler = self._model_options.get("context_handler")
+        if handler is not None and handler.should_use_context(self._inner_model, conds, z, sigma, self._model_options):
+            return self._by_windows(handler, conds, z, sigma)
+        return self._measure(conds, z, sigma, self._model_options)
+
+    def _measure(self, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
+        self._outputs.of_pass.clear()
+        try:
+            comfy.samplers.calc_cond_batch(self._inner_model, conds, z, sigma, self._options_of_pass(model_options))
+        except EnoughBlocks:
+            pass
+        maps, grid = list(self._outputs.of_pass), self._grid
+        self._outputs.of_pass.clear()
+        if not maps or grid is None:
+            raise RuntimeError(f"no text attention was seen in a gradient pass at sigma {float(sigma[0]):.4f}: is this positive entry active there?")
+        return rearrange(torch.stack(maps).mean(0), "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
+
+    def _by_windows(self, handler: Any, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor) -> Tensor:
+        """The host's context windows, each measured on its own; a latent frame gets the mean over the windows that hold it."""
+        frames = z.shape[2]
+        sums: list[list[Tensor]] = [[] for _ in range(frames)]
+
+        def measure(model: Any, conds: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> list[Tensor]:
+            maps = self._measure(conds, x, sigma, model_options)
+            window = model_options["transformer_options"]["context_window"]
+            for frame, of_frame in zip(window.index_list, maps[:, :, -len(window.index_list):].unbind(2), strict=True):
+                sums[frame].append(of_frame)
+            return [torch.zeros_like(x) for _ in conds]
+
+        model_options = comfy.model_patcher.create_model_options_clone(self._model_options)  # the handler writes the window into it
+        handler.execute(measure, self._inner_model, conds, z, sigma, model_options)
+        return torch.stack([torch.stack(of_frame).mean(0) for of_frame in sums], dim=2)
+
+    def _options_of_pass(self, model_options: dict[str, Any]) -> dict[str, Any]:
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        for name in ("context_handler", "model_function_wrapper"):
+            options.pop(name, None)
+        options.setdefault("transformer_options", {})["wrappers"] = {WrappersMP.DIFFUSION_MODEL: {KEY: [self._run_model]}}
+        return options
+
+    def _run_model(
+        self, executor: Any, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None = None,
+        time_dim_concat: Tensor | None = None, transformer_options: dict[str, Any] | None = None, **kwargs: Any,
+    ) -> Tensor:
+        self._grid = video_grid(executor.class_obj, x, kwargs)
+        self._pad_rows = find_pad_rows(context)
+        options = with_override(transformer_options or {}, self._tags, [self._measure_text], backend=attention_pytorch)
+        return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+    def _measure_text(self, site: AttentionSite, call: AttentionCall, proceed: Proceed) -> None:
+        if site.kind != "text" or site.vace or site.block not in self._blocks:
+            return
+        q = call.q[:, self._grid.video_tokens]
+        self._outputs.add(phrase_attention(q, call.k, call.heads, self._groups, self._pad_rows))
+        if site.block == max(self._blocks):
+            raise EnoughBlocks
+
+    def _same_hooks(self, entry: dict[str, Any]) -> None:
+        """Hooks patch the weights for one entry; the backward pass of another would use them."""
+        self._hooks.append(entry.get("hooks"))
+        if any(hooks != self._hooks[0] for hooks in self._hooks[1:]):
+            raise ValueError("Guided steps need the same hooks on every positive conditioning: remove per-prompt LoRA hooks, or apply one to all.")
+        self._hooks = self._hooks[:1]

@@ -1,0 +1,185 @@
+"""Temporal Mask: attention to a word rises and falls with its timeline. TempoControl (arXiv 2510.02226), section 3."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from .budget import check_range
+from .objective import ObjectiveLoss, PhraseRef
+from .spans import END, START, Span
+from .timeline import Timeline, TimelineLine, line_mask, line_weights
+
+REFERENCE_GRID = 1560  # H W of Wan at 832x480, on which the paper's lambdas were chosen
+EPSILON = 1e-6  # of the official code, for the min-max and the deviations
+TINY = 1e-12
+
+
+def temporal_attention(maps: Tensor) -> Tensor:
+    """a_j = 1560/(H W) sum_xy A_j(x, y): "b g f h w" -> "b g f". The factor makes the lambdas hold at every resolution."""
+    return reduce(maps, "b g f h w -> b g f", "mean") * REFERENCE_GRID
+
+
+def normalised(a: Tensor) -> Tensor:
+    """a~ = (a - min a)/(max a - min a + eps) over the latent frames after the first, which is clamped: "b g f" -> "b g f" in 0..1."""
+    kept = a[..., 1:] if a.shape[-1] > 1 else a
+    low, high = kept.amin(-1, keepdim=True), kept.amax(-1, keepdim=True)
+    return ((a - low) / (high - low + EPSILON)).clamp(0, 1)
+
+
+def correlation(a: Tensor, m: Tensor) -> Tensor:
+    """r = Cov(m, a~)/(sigma_m sigma_a~), section 3 (temporal alignment): a "b g f", m "g f" -> "b g".
+
+    The first latent frame is dropped (one pixel frame, "unstable"); the last is not. A mask that is constant over the frames left gives
+    0 with zero gradient.
+    """
+    if a.shape[-1] < 2:
+        return a.sum(-1) * 0
+    a, m = normalised(a)[..., 1:], m[..., 1:]
+    da, dm = a - a.mean(-1, keepdim=True), m - m.mean(-1, keepdim=True)
+    dm = torch.where(_varies(m)[:, None], dm, 0.0)  # rounding in the mean of a constant mask is not a signal
+    covariance = (da * dm).mean(-1)
+    return covariance / ((da.square().mean(-1) + EPSILON).sqrt() * (dm.square().mean(-1) + EPSILON).sqrt())
+
+
+def correlation_loss(a: Tensor, m: Tensor) -> Tensor:
+    """L_corr = -r: a "b g f", m "g f" -> "b g"."""
+    return -correlation(a, m)
+
+
+def magnitude_loss(a: Tensor, m: Tensor) -> Tensor:
+    """L_mag = sum_j (1 - m_j) a_j / sum_j (1 - m_j) - sum_j m_j a_j / sum_j m_j: a "b g f", m "g f" in 0..1 -> "b g".
+
+    Mean attention of inactive frames less that of active frames; binary masks give the plain means. A side without frames counts 0.
+    """
+    return _weighted_mean(a, 1 - m) - _weighted_mean(a, m)
+
+
+def entropy_loss(maps: Tensor, m: Tensor) -> Tensor:
+    """L_ent = sum_j m_j H(p_j) / sum_j m_j, p_j = A_j / sum_xy A_j, in nats, shifted by log 1560 - log(H W): "b g f h w", m "g f" -> "b g".
+
+    Low where the active frames hold one clear place; the shift keeps its value comparable between resolutions.
+    """
+    p = rearrange(maps, "b g f h w -> b g f (h w)") + TINY
+    p = p / p.sum(-1, keepdim=True)
+    entropy = -(p * p.log()).sum(-1) - math.log(p.shape[-1]) + math.log(REFERENCE_GRID)
+    return _weighted_mean(entropy, m)
+
+
+def is_timed(m: Tensor) -> Tensor:
+    """Which masks "g f" change over the frames that the correlation sees: bool "g"."""
+    return _varies(m[..., 1:]) if m.shape[-1] > 1 else torch.zeros(m.shape[:-1], dtype=torch.bool, device=m.device)
+
+
+def _varies(m: Tensor) -> Tensor:
+    return m.amax(-1) - m.amin(-1) > 1e-4
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum(-1) / weights.sum(-1).clamp_min(EPSILON)
+
+
+@dataclass(frozen=True)
+class TemporalMask:
+    """L = lambda_c L_corr + lambda_1 L_mag + lambda_2 L_ent, each averaged over phrases (section 3; defaults of section 4).
+
+    timeline: when each phrase is to be seen. A header's subject is a phrase that is always there (the paper's recipe for movement:
+    the verb timed, its subject static). A line's strength weighs it among the others; the strongest line scales the step size.
+    lambda_correlation: 1 as in the paper; 0 for its ablation.
+    lambda_magnitude: lambda_1. Higher: more of it while active, less of it while not. Raise it if the word shows all the time.
+    lambda_entropy: lambda_2. Higher: one clear place while active. Raise it if the scene drifts.
+    tau_corr: a sample's step ends as soon as the correlation of its worst timed phrase reaches this.
+    mask: soft uses covered shares of a latent frame, binary rounds them.
+    """
+
+    timeline: Timeline
+    lambda_magnitude: float = 0.3
+    lambda_entropy: float = 10.0
+    tau_corr: float = 0.9
+    mask: Literal["soft", "binary"] = "soft"
+    occurrence: str | int = "all"
+    lambda_correlation: float = 1.0
+    start_percent: float | None = None
+    end_percent: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
+            check_range("TemporalMask", field, getattr(self, field), 0, 1000)
+        check_range("TemporalMask", "tau_corr", self.tau_corr, 0, 1)
+        for field in ("start_percent", "end_percent"):
+            if getattr(self, field) is not None:
+                check_range("TemporalMask", field, getattr(self, field), 0, 1)
+        if self.mask not in ("soft", "binary"):
+            raise ValueError(f"TemporalMask: `mask` = {self.mask!r}: must be soft or binary")
+
+    @property
+    def name(self) -> str:
+        return "Temporal Mask"
+
+    @cached_property
+    def lines(self) -> tuple[TimelineLine, ...]:
+        """One line per phrase: those with strength above 0, joined by phrase, then the subjects of headers that have no line of their own."""
+        said = [line for line in self.timeline.lines if line.strength > 0]
+        joined: dict[str, TimelineLine] = {}
+        for line in said:
+            same = joined.get(_key(line.body), line)
+            spans = tuple(dict.fromkeys(same.spans + line.spans))
+            joined[_key(line.body)] = replace(same, spans=spans, strength=max(same.strength, line.strength))
+        for line in said:
+            if line.subject:
+                joined.setdefault(_key(line.subject), TimelineLine(None, line.subject, (Span(START, END),), line=line.line))
+        return tuple(joined.values())
+
+    @property
+    def phrases(self) -> tuple[PhraseRef, ...]:
+        return tuple(PhraseRef(line.body, self.occurrence) for line in self.lines)
+
+    @property
+    def strength(self) -> float:
+        return max((line.strength for line in self.lines), default=0.0)
+
+    def masks(self, latent_frames: int, fps: float) -> Tensor:
+        """m "g f" in the order of `phrases`; a binary mask keeps at least one latent frame per span."""
+        of_line = line_mask if self.mask == "binary" else line_weights
+        return torch.stack([of_line(line, latent_frames, fps) for line in self.lines])
+
+    def skip_reason(self, latent_frames: int, fps: float) -> str | None:
+        if not self.phrases:
+            return "Temporal Mask: the timeline is empty or every strength is 0"
+        if latent_frames < 2:
+            return "Temporal Mask: the latent has one frame, and one frame has no timing"
+        return None
+
+    def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
+        """The losses of `maps` "b g f h w"; satisfied when the worst timed phrase correlates by tau_corr.
+
+        If all are static, never: they want more attention, which has no limit. One latent frame: at once.
+        """
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        m = self.masks(maps.shape[2], fps).to(maps)
+        a = temporal_attention(maps)
+        r = correlation(a, m)
+        weights = maps.new_tensor([line.strength for line in self.lines]) / self.strength
+        terms = {
+            "correlation": (-r * weights).mean(-1),
+            "magnitude": (magnitude_loss(a, m) * weights).mean(-1),
+            "entropy": (entropy_loss(maps, m) * weights).mean(-1),
+        }
+        lambdas = {"correlation": self.lambda_correlation, "magnitude": self.lambda_magnitude, "entropy": self.lambda_entropy}
+        timed = is_timed(m)
+        worst = torch.where(timed, r.detach(), torch.inf).amin(-1)
+        return ObjectiveLoss(
+            total=sum(lambdas[term] * value for term, value in terms.items()),
+            terms={term: value.detach() for term, value in terms.items()},
+            satisfied=(worst >= self.tau_corr) & (timed.any() | (maps.shape[2] < 2)),
+            traces={"correlation": r.detach(), "attention": normalised(a.detach()), "mask": m},
+        )
+
+
+def _key(phrase: str) -> str:
+    """Phrases are looked up in the prompt without regard to case and spacing."""
+    return " ".join(phrase.split()).casefold()

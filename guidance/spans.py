@@ -5,7 +5,6 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Self
 
 DASHES = "‐‑‒–—―−﹣－~～〜"
 PLAIN = {
@@ -35,9 +34,14 @@ class TimelineError(ValueError):
 
     def __init__(self, message: str, line: int, column: int, source: str):
         self.line, self.column = line, column
-        widths = (0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF") for character in source[: column - 1])
         shown = "".join(" " if unicodedata.category(character) == "Cc" else character for character in source)
-        super().__init__(f"timeline line {line}: {message}\n  {shown}\n  {' ' * sum(widths)}^")
+        indent = " " * sum(map(columns_of, source[: column - 1]))
+        super().__init__(f"timeline line {line}: {message}\n  {shown}\n  {indent}^")
+
+
+def columns_of(character: str) -> int:
+    """Columns that a character takes in a fixed-width font."""
+    return 0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Source:
     indent: int
 
     @classmethod
-    def of(cls, number: int, raw: str) -> Self:
+    def of(cls, number: int, raw: str) -> "Source":
         comment = COMMENT.search(raw.translate(PLAIN))
         code = (raw[: comment.start()] if comment else raw).rstrip()
         return cls(number, raw, code, code.translate(PLAIN), len(code) - len(code.lstrip()))

@@ -84,7 +84,7 @@ def parse_timeline(text: str) -> Timeline:
 
 
 def sources(text: str) -> Iterator[Source]:
-    for number, raw in enumerate(NEWLINE.split(text.removeprefix("\ufeff")), start=1):
+    for number, raw in enumerate(NEWLINE.split(text.replace("\ufeff", " ")), start=1):
         yield Source.of(number, raw)
 
 
@@ -101,7 +101,7 @@ def read_entry(source: Source, subject: str | None) -> TimelineLine:
     spans, start = read_spans(source)
     strength = STRENGTH.search(source.plain[start:])
     body = source.code[start : start + strength.start() if strength else None].strip()
-    if not body:
+    if not body or source.plain[start] == "#":
         raise source.error(f"nothing is said to happen: write a phrase {'before the strength' if strength else 'after the span'}", start)
     value = float(strength["number"]) if strength else 1.0
     if not math.isfinite(value) or value < 0:
@@ -147,12 +147,14 @@ def check_timeline(timeline: Timeline, latent_frames: int, fps: float) -> None:
         for span in line.spans:
             start, end = span.frames(frames, fps)
             if start >= frames:
-                raise line_error(timeline.text, line, f"span `{span}` starts after the end: {video}", span.column)
-            if end > frames + 0.5:
-                raise line_error(timeline.text, line, f"span `{span}` ends outside the video: {video}; write `{span.start} - end`", span.column)
-            if start >= end:
-                wrong = "reversed" if start > end else "empty"
-                raise line_error(timeline.text, line, f"{wrong} span `{span}`: at {plain_number(fps)} fps it does not end after its start", span.column)
+                wrong = f"starts after the end: {video}"
+            elif end > frames + 0.5:
+                wrong = f"ends outside the video: {video}; write `{span.start} - end`"
+            elif start >= end:
+                wrong = f"is {'reversed' if start > end else 'empty'} at {plain_number(fps)} fps: its end must come after its start"
+            else:
+                continue
+            raise line_error(timeline.text, line, f"span `{span}` {wrong}", span.column)
 
 
 def line_weights(line: TimelineLine, latent_frames: int, fps: float) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import environment, hosts
+from .server import link_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,10 +80,22 @@ def get_chromium() -> None:
 
 
 def lint() -> int:
-    """ruff over everything, the type checker over what ships and what develops it."""
-    checks = [[environment.tool("ruff"), "check", "."], type_check()]
-    return max(subprocess.run(command, cwd=ROOT).returncode for command in checks)
+    """ruff over everything, the type checker over what ships and what develops it. Returns the exit status."""
+    commands = [([environment.tool("ruff"), "check", "."], ROOT), (type_check(), package_view())]
+    return max([subprocess.run(command, cwd=folder).returncode for command, folder in commands])
 
 
 def type_check() -> list[str]:
-    return [environment.tool("ty"), "check"]
+    checked = [f"wan_conductor/{name}" for name in ("guidance", "host", "nodes", "playground", "development", "dev.py")]
+    comfyui = hosts.pinned_host(hosts.NEWEST, environment.python()).path
+    paths = [argument for path in (comfyui, ROOT) for argument in ("--extra-search-path", str(path))]
+    return [environment.tool("ty"), "check", "--python", str(environment.VENV), *paths, *checked]
+
+
+def package_view() -> Path:
+    """A folder in which this pack is the package `wan_conductor`, so that its relative imports resolve whatever the checkout is called."""
+    view = hosts.HOSTS / "types"
+    view.mkdir(exist_ok=True)
+    link_folder(view / "wan_conductor", ROOT)
+    shutil.copyfile(ROOT / "pyproject.toml", view / "pyproject.toml")
+    return view

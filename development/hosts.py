@@ -123,6 +123,7 @@ def download(release: Release, python: Path, folder: Path) -> Path:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack NAME/vendor/ComfyUI/... of the archive as folder/ComfyUI/..."""
     with tarfile.open(archive) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
         for member in tar:
             inside = member.name.partition("/")[2]
             if not inside.startswith("vendor/ComfyUI/") or not (member.isfile() or member.isdir()):
@@ -130,7 +131,7 @@ def unpack(archive: Path, folder: Path) -> None:
             member.name = inside.removeprefix("vendor/")
             if ".." in Path(member.name).parts:
                 raise HostError(f"{archive.name}: refuses to unpack {inside}")
-            tar.extract(member, folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            tar.extract(member, folder)
 
 
 def describe(host: Host, python: Path) -> str:

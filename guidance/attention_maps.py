@@ -52,7 +52,8 @@ def _collapse(k: Tensor, log_count: Tensor, group_weights: Tensor, pad_rows: sli
     # The mean of equal rows is that row, and hands every pad row its own share of the gradient.
     k = torch.cat([k[:, :start], k[:, start:stop].mean(1, keepdim=True), k[:, stop:]], dim=1)
     log_count = torch.cat([log_count[:start], log_count.new_tensor([math.log(count)]), log_count[stop:]])
-    group_weights = torch.cat([group_weights[:, :start], group_weights[:, start:stop].mean(1, keepdim=True), group_weights[:, stop:]], dim=1)
+    shares = group_weights[:, start:stop].mean(1, keepdim=True)
+    group_weights = torch.cat([group_weights[:, :start], shares, group_weights[:, stop:]], dim=1)
     return k, log_count, group_weights
 
 

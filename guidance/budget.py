@@ -20,7 +20,7 @@ class GuidanceBudget:
     start_percent, end_percent: the guided span of the schedule. Early steps decide what appears when; later ones only details.
     iterations: l, updates of the latent per guided step at most. More: closer to the mask, slower.
     step_size: AdamW's learning rate; an element of the latent moves by about this much per iteration. Too high: blotches, drifting colours.
-    depth: share of the model's blocks that a gradient pass runs, from the first on; maps come from these. Lower: faster, less of the model listens.
+    depth: share of the model's blocks, from the first on, that a gradient pass runs and takes maps from. Lower: faster, but it hears less.
     memory_mode: fast keeps activations, balanced computes blocks again in the backward pass, low also keeps block inputs off the GPU.
     patience: a sample stops after this many evaluations without a lower loss; 0: never for that reason.
     check_last: evaluate once more after the last update (a forward without gradient), so that a bad last update is taken back.
@@ -43,7 +43,8 @@ class GuidanceBudget:
         check_range("GuidanceBudget", "depth", self.depth, 0.01, 1)
         check_range("GuidanceBudget", "patience", self.patience, 0, 200)
         if self.end_percent < self.start_percent:
-            raise ValueError(f"GuidanceBudget: `end_percent` = {self.end_percent}: must not lie before `start_percent` = {self.start_percent}")
+            start = f"`start_percent` = {self.start_percent}"
+            raise ValueError(f"GuidanceBudget: `end_percent` = {self.end_percent}: must not lie before {start}")
         if self.memory_mode not in MEMORY_MODES:
             raise ValueError(f"GuidanceBudget: `memory_mode` = {self.memory_mode!r}: must be one of {', '.join(MEMORY_MODES)}")
 
@@ -56,8 +57,8 @@ class GuidanceBudget:
 # The one place for these numbers. `paper`: k = 5 of 50 steps, l = 10, 5e-4 (1e-3 for two objects), all blocks, no patience.
 # `fast`: fewer and larger steps reach as far, since AdamW's first steps are sign steps (n * step size counts).
 PRESETS: dict[str, GuidanceBudget] = {
-    "paper": GuidanceBudget(end_percent=0.10, iterations=10, step_size=5e-4, depth=1.0, memory_mode="balanced", patience=0, check_last=False),
-    "fast": GuidanceBudget(end_percent=0.10, iterations=4, step_size=1.25e-3, depth=0.67, memory_mode="balanced", patience=2, check_last=True),
+    "paper": GuidanceBudget(end_percent=0.10, iterations=10, step_size=5e-4, depth=1.0, patience=0, check_last=False),
+    "fast": GuidanceBudget(end_percent=0.10, iterations=4, step_size=1.25e-3, depth=0.67, patience=2, check_last=True),
 }
 DEFAULT_PRESET = "fast"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .budget import check_range
 from .objective import ObjectiveLoss, PhraseRef
 from .spans import END, START, Span
-from .timeline import Timeline, TimelineLine, line_mask, line_weights
+from .timeline import Timeline, TimelineLine, check_timeline, line_mask, line_weights
 
 REFERENCE_GRID = 1560  # H W of Wan at 832x480, on which the paper's lambdas were chosen
 EPSILON = 1e-6  # of the official code, for the min-max and the deviations
@@ -94,6 +94,7 @@ class TemporalMask:
     lambda_entropy: lambda_2. Higher: one clear place while active. Raise it if the scene drifts.
     tau_corr: a sample's step ends as soon as the correlation of its worst timed phrase reaches this.
     mask: soft uses covered shares of a latent frame, binary rounds them.
+    fps: frames per second in which the timeline counts seconds; 0: the model's.
     """
 
     timeline: Timeline
@@ -105,11 +106,13 @@ class TemporalMask:
     lambda_correlation: float = 1.0
     start_percent: float | None = None
     end_percent: float | None = None
+    fps: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
             check_range("TemporalMask", field, getattr(self, field), 0, 1000)
         check_range("TemporalMask", "tau_corr", self.tau_corr, 0, 1)
+        check_range("TemporalMask", "fps", self.fps, 0, 1000)
         for field in ("start_percent", "end_percent"):
             if getattr(self, field) is not None:
                 check_range("TemporalMask", field, getattr(self, field), 0, 1)
@@ -122,7 +125,7 @@ class TemporalMask:
 
     @cached_property
     def lines(self) -> tuple[TimelineLine, ...]:
-        """One line per phrase: those with strength above 0, joined by phrase, then the subjects of headers that have no line of their own."""
+        """One line per phrase: those with strength above 0, joined by phrase, then header subjects that have no line of their own."""
         said = [line for line in self.timeline.lines if line.strength > 0]
         joined: dict[str, TimelineLine] = {}
         for line in said:
@@ -145,13 +148,15 @@ class TemporalMask:
     def masks(self, latent_frames: int, fps: float) -> Tensor:
         """m "g f" in the order of `phrases`; a binary mask keeps at least one latent frame per span."""
         of_line = line_mask if self.mask == "binary" else line_weights
-        return torch.stack([of_line(line, latent_frames, fps) for line in self.lines])
+        return torch.stack([of_line(line, latent_frames, self.fps or fps) for line in self.lines])
 
     def skip_reason(self, latent_frames: int, fps: float) -> str | None:
+        """Raises TimelineError for a span outside the video: only here is its length known, and still before any long wait."""
         if not self.phrases:
             return "Temporal Mask: the timeline is empty or every strength is 0"
         if latent_frames < 2:
             return "Temporal Mask: the latent has one frame, and one frame has no timing"
+        check_timeline(self.timeline, latent_frames, self.fps or fps)
         return None
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:

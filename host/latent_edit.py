@@ -1,0 +1,167 @@
+"""The edit that starts a guided step: capture attention, lower the objectives' losses, keep the books."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+
+from ..guidance.budget import MemoryMode
+from ..guidance.objective import Objective, PhraseRef, shared_phrases
+from ..guidance.optimise import OptimisedLatent, optimise_latent
+from ..guidance.phrases import PhraseNotFound
+from ..guidance.report import GuidedStep, IterationRecord, SkippedStep
+from .capture import attention_capture
+from .gradient import next_memory_mode, within_memory
+from .guided_steps import StepStart
+from .positive import entries_at, positive_entries
+from .tokens import rows_for_entry
+
+if TYPE_CHECKING:
+    from .run import GuidanceRun
+
+logger = logging.getLogger("wan_conductor")
+
+
+class LatentEdit:
+    """The objectives of one run as an edit of z_t. Refuses at once if a phrase is in none of the positive entries."""
+
+    def __init__(self, run: "GuidanceRun", guider: Any, entries: Sequence[dict[str, Any]]) -> None:
+        self.run, self.guider = run, guider
+        self.memory_mode: MemoryMode = run.budget.memory_mode
+        phrases, _ = shared_phrases(run.objectives)
+        rows_of_entries(entries, phrases)
+
+    def intervals(self, sigmas: torch.Tensor) -> tuple[int, ...]:
+        return tuple(self.plan(sigmas))
+
+    def plan(self, sigmas: torch.Tensor) -> dict[int, tuple[Objective, ...]]:
+        return self.run.active(sigmas, self.guider.model_patcher.get_model_object("model_sampling"))
+
+    def __call__(self, start: StepStart) -> torch.Tensor:
+        """z_t "b c f h w" after at most `iterations` updates, or as it was where a sample was left alone."""
+        began = time.perf_counter()
+        objectives = self.plan(start.sigmas)[start.index]
+        self.show_progress(start.index, 0)
+        try:
+            result = self.within_memory(lambda mode: self.optimise(start, objectives, mode))
+        except PhraseNotFound as error:  # its entry is out of its timestep range
+            self.skip(start.index, str(error))
+            return start.x
+        self.record(start, objectives, result)
+        self.run.link.report.guidance_seconds = (self.run.link.report.guidance_seconds or 0.0) + time.perf_counter() - began
+        return result.z
+
+    def optimise(self, start: StepStart, objectives: Sequence[Objective], mode: MemoryMode) -> OptimisedLatent:
+        budget = dataclasses.replace(self.run.budget, memory_mode=mode)
+        phrases, _ = shared_phrases(objectives)
+        sigma = start.sigmas[start.index] * start.x.new_ones([start.x.shape[0]])
+        entries = entries_at(positive_entries(self.guider), float(sigma[0]))
+        rows = rows_of_entries(entries, phrases)
+        mask, kept = masked_part(start, sigma)
+        model_options = start.extra_args.get("model_options", {})
+
+        with attention_capture(self.guider.inner_model, model_options, budget) as attention_of:
+            if mask is not None:
+                mask, kept = mask.clone(), kept.clone()  # inference tensors cannot be saved for backward
+
+            def capture(z: torch.Tensor) -> torch.Tensor:
+                seen = z if mask is None else z * mask + kept
+                maps: list[list[torch.Tensor]] = [[] for _ in phrases]
+                for entry, groups in zip(entries, rows, strict=True):
+                    if groups:
+                        found = attention_of(entry, seen, sigma, tuple(groups.values()))
+                        for column, place in enumerate(groups):
+                            maps[place].append(found[:, column])
+                return torch.stack([torch.stack(of_entries).mean(0) for of_entries in maps], dim=1)
+
+            return optimise_latent(
+                start.x,
+                capture,
+                objectives,
+                budget,
+                self.run.link.report.fps,
+                mask,
+                lambda record: self.after_iteration(start.index, record),
+            )
+
+    def after_iteration(self, index: int, record: IterationRecord) -> None:
+        self.show_progress(index, record.iteration + 1)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def show_progress(self, index: int, iterations: int) -> None:
+        """The step's own denoising counts as one more iteration."""
+        self.run.link.progress(index + min(iterations / (self.run.budget.iterations + 1), 0.99))
+
+    def within_memory(self, attempt: Callable[[MemoryMode], OptimisedLatent]) -> OptimisedLatent:
+        """Out of memory: try once more in the next memory mode, and keep that mode for the rest of the run."""
+        result, fitted = within_memory(lambda: attempt(self.memory_mode))
+        mode = next_memory_mode(self.memory_mode)
+        if not fitted and mode:
+            note = f"out of memory in memory mode {self.memory_mode}: went on in {mode}"
+            logger.warning("Wan Conductor: %s", note)
+            self.run.link.report.notes.append(note)
+            self.memory_mode = mode
+            result, fitted = within_memory(lambda: attempt(mode))
+        if not fitted:
+            raise out_of_memory(self.memory_mode)
+        return result
+
+    def skip(self, index: int, reason: str) -> None:
+        step = self.run.link.first_step + index
+        logger.warning("Wan Conductor: step %d is not guided: %s", step, reason)
+        self.run.link.report.skipped.append(SkippedStep(step, reason))
+
+    def record(self, start: StepStart, objectives: Sequence[Objective], result: OptimisedLatent) -> None:
+        budget = dataclasses.replace(self.run.budget, memory_mode=self.memory_mode)
+        self.run.link.report.steps.append(
+            GuidedStep(
+                step=self.run.link.first_step + start.index,
+                sigma=float(start.sigmas[start.index]),
+                model=self.run.link.model,
+                phrases=[[ref.phrase for ref in objective.phrases] for objective in objectives],
+                depth=budget.depth,
+                recomputes=budget.recomputes,
+                loop=result.history,
+            )
+        )
+        for sample, reason in enumerate(result.history.stop):
+            if "not finite" in reason:
+                self.skip(start.index, f"{reason} (sample {sample})")
+
+
+def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseRef]) -> list[dict[int, tuple[int, ...]]]:
+    """Per positive entry, the context rows of each phrase (by its place) that its prompt holds; every phrase must be in one of them."""
+    found: list[dict[int, tuple[int, ...]]] = [{} for _ in entries]
+    for place, ref in enumerate(phrases):
+        missing: PhraseNotFound | None = None
+        for entry, rows in zip(entries, found, strict=True):
+            try:
+                rows[place] = rows_for_entry(entry, ref.phrase, ref.occurrence)
+            except PhraseNotFound as error:
+                missing = error
+        if not any(place in rows for rows in found):
+            raise missing or ValueError(f"no positive conditioning is active where '{ref.phrase}' should be guided")
+    return found
+
+
+def masked_part(start: StepStart, sigma: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """With a noise mask the host shows the model x * mask + kept: mask and kept "b c f h w", as KSamplerX0Inpaint blends them."""
+    mask = start.extra_args.get("denoise_mask")
+    if mask is None:
+        return None, None
+    model = start.model
+    options = start.extra_args.get("model_options", {})
+    if "denoise_mask_function" in options:
+        mask = options["denoise_mask_function"](sigma, mask, extra_options={"model": model.inner_model, "sigmas": model.sigmas})
+    base = model.inner_model.inner_model
+    kept = base.scale_latent_inpaint(x=start.x, sigma=sigma, noise=model.noise, latent_image=model.latent_image)
+    return mask, kept * (1.0 - mask)
+
+
+def out_of_memory(mode: MemoryMode) -> RuntimeError:
+    budget = "the budget's `depth`" if next_memory_mode(mode) is None else f"the budget's `memory_mode` (now {mode}) or its `depth`"
+    return RuntimeError(f"Wan Conductor: out of memory in the gradient pass: lower {budget}, the resolution, or the number of frames.")

@@ -1,0 +1,123 @@
+"""The host's sampling over one model, or over the two experts of Wan 2.2, with one report and one progress bar."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+
+from ..guidance.budget import GuidanceBudget
+from ..guidance.latent_time import frames_per_second
+from ..guidance.report import GuidanceReport
+from .run import LINK_KEY, SamplerLink
+
+logger = logging.getLogger("wan_conductor")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all stages share; named as on the host's KSamplerAdvanced."""
+
+    seed: int
+    steps: int
+    sampler_name: str
+    scheduler: str
+    positive: Any
+    negative: Any
+    budget: GuidanceBudget | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the host's sampler: steps [start_step, last_step) of the schedule with one model."""
+
+    model: Any
+    name: str
+    cfg: float
+    start_step: int
+    last_step: int
+    add_noise: bool
+    force_full_denoise: bool
+
+
+def switch_step(sigmas: torch.Tensor, boundary: float) -> int:
+    """The first step that the low-noise expert takes: where sigma has fallen below the boundary, as in Wan's own code."""
+    return int((sigmas >= boundary).sum())
+
+
+def schedule(model: Any, settings: Settings) -> torch.Tensor:
+    """The sigmas that the host's KSampler makes for these settings."""
+    return comfy.samplers.KSampler(
+        model, settings.steps, model.load_device, settings.sampler_name, settings.scheduler, 1.0, model.model_options
+    ).sigmas
+
+
+def two_experts(high: Stage, low_noise_model: Any, low_noise_cfg: float, switch: int) -> list[Stage]:
+    """`high` cut at step `switch`, after which the low-noise expert goes on; a stage without steps is left out."""
+    stages = []
+    if high.start_step < min(switch, high.last_step):
+        stages.append(replace(high, name="high noise", last_step=min(switch, high.last_step)))
+    if max(high.start_step, switch) < high.last_step:
+        low = replace(high, model=low_noise_model, name="low noise", cfg=low_noise_cfg, start_step=max(high.start_step, switch))
+        stages.append(replace(low, add_noise=high.add_noise and not stages))
+    cut = [replace(stage, force_full_denoise=False) for stage in stages[:-1]]
+    return [*cut, *stages[-1:]] or [high]
+
+
+def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], GuidanceReport]:
+    """The LATENT after all stages, as KSamplerAdvanced would return it, and what guidance did."""
+    first = stages[0].model
+    latent = with_channels_of(first, latent)
+    samples = latent["samples"]
+    report = GuidanceReport(
+        fps=frames_per_second(first.model.latent_format.latent_channels),
+        latent_frames=samples.shape[2] if samples.ndim == 5 else 1,
+        sampler=settings.sampler_name,
+        total_steps=settings.steps,
+    )
+    steps = [max(min(stage.last_step, settings.steps) - stage.start_step, 0) for stage in stages]
+    total = max(sum(steps), 1)
+    bar = comfy.utils.ProgressBar(total)
+    for index, stage in enumerate(stages):
+        done = sum(steps[:index])
+        preview = latent_preview.prepare_callback(stage.model, total)
+        link = SamplerLink(
+            report=report,
+            progress=lambda step, done=done: bar.update_absolute(done + step, total),
+            budget=settings.budget,
+            model=stage.name,
+            first_step=stage.start_step,
+        )
+        latent = sample_stage(stage, latent, settings, link, lambda step, x0, x, _, done=done, show=preview: show(done + step, x0, x, total))
+    logger.info("Wan Conductor: %s", report.summary())
+    return latent, report
+
+
+def sample_stage(stage: Stage, latent: dict[str, Any], settings: Settings, link: SamplerLink, callback: Callable) -> dict[str, Any]:
+    """The host's common_ksampler with our callback and, on a private clone of the model, the link to the guided run."""
+    model = stage.model.clone()
+    model.model_options["transformer_options"][LINK_KEY] = link
+    samples = latent["samples"]
+    if stage.add_noise:
+        noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    else:
+        noise = torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
+    sampled = comfy.sample.sample(
+        model, noise, settings.steps, stage.cfg, settings.sampler_name, settings.scheduler, settings.positive, settings.negative, samples,
+        denoise=1.0, disable_noise=not stage.add_noise, start_step=stage.start_step, last_step=stage.last_step,
+        force_full_denoise=stage.force_full_denoise, noise_mask=latent.get("noise_mask"), callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
+    )
+    return {**latent, "samples": sampled}
+
+
+def with_channels_of(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """The latent in the model's channel count and size, if it is empty; the host keeps the ratios of an empty latent beside it."""
+    ratios = {key: latent[key] for key in ("downscale_ratio_spacial", "downscale_ratio_temporal") if key in latent}
+    rest = {key: value for key, value in latent.items() if key not in ratios}
+    return {**rest, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)}

@@ -31,7 +31,7 @@ Edit = Callable[[StepStart], torch.Tensor]
 
 
 def with_guided_steps(sampler: Any, guider: Any, intervals: Callable[[torch.Tensor], Collection[int]], edit: Edit) -> Any:
-    """A private copy of a host SAMPLER whose steps `intervals(sigmas)` start with `edit`; the given one may be shared and stays as it is."""
+    """A private copy of a host SAMPLER whose steps `intervals(sigmas)` start with `edit`; the given one may be shared and stays."""
     guided = copy.copy(sampler)
     guided.sampler_function = guided_steps(sampler.sampler_function, guider, intervals, edit)
     return guided

@@ -93,7 +93,11 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
             model=stage.name,
             first_step=stage.start_step,
         )
-        latent = sample_stage(stage, latent, settings, link, lambda step, x0, x, _, done=done, show=preview: show(done + step, x0, x, total))
+
+        def callback(step, x0, x, _, done=done, preview=preview):
+            preview(done + step, x0, x, total)
+
+        latent = sample_stage(stage, latent, settings, link, callback)
     logger.info("Wan Conductor: %s", report.summary())
     return latent, report
 

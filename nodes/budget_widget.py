@@ -16,7 +16,8 @@ def custom_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "end_percent", default=fast.end_percent, min=0.0, max=1.0, step=0.01,
-            tooltip="Where guided steps end. Higher: more guided steps, stronger control, longer runs, more risk of drift. 0 turns guidance off.",
+            tooltip="Where guided steps end. Higher: more guided steps, stronger control, slower, more risk of drift. 0 turns guidance "
+            "off.",
         ),
         io.Int.Input(
             "iterations", default=fast.iterations, min=0, max=200,
@@ -32,7 +33,8 @@ def custom_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "memory_mode", options=list(MEMORY_MODES), default=fast.memory_mode, advanced=True,
-            tooltip="fast keeps activations, balanced computes them again, low also keeps block inputs off the GPU. Further right: less memory, slower.",
+            tooltip="fast keeps activations, balanced computes them again, low also keeps block inputs off the GPU: each less memory, "
+            "slower.",
         ),
         io.Int.Input(
             "patience", default=fast.patience, min=0, max=200, advanced=True,

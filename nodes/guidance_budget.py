@@ -19,7 +19,8 @@ class GuidanceBudgetNode(io.ComfyNode):
             node_id="WanConductorGuidanceBudget",
             display_name=NAME,
             category="Wan Conductor",
-            description="Sets span, iterations, step size and memory mode for all guidance of a model. Guided KSampler has the same widget built in.",
+            description="Sets span, iterations, step size and memory mode for all guidance of a model. Guided KSampler has the same "
+            "widget.",
             search_aliases=["guidance strength", "guided steps", "iterations", "tempocontrol steps", "memory mode"],
             inputs=[*pair_inputs(), budget_input()],
             outputs=pair_outputs(),

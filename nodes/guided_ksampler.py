@@ -19,8 +19,9 @@ class GuidedKSampler(io.ComfyNode):
             node_id="WanConductorGuidedKSampler",
             display_name="Guided KSampler",
             category="Wan Conductor",
-            description="KSamplerAdvanced that runs all guidance attached to the model, with one or both Wan 2.2 experts, and reports what it did.",
-            search_aliases=["ksampler", "ksampler advanced", "wan sampler", "wan 2.2 sampler", "high noise low noise", "moe sampler", "tempocontrol"],
+            description="KSampler (Advanced) that runs all guidance of the model, with one or both Wan 2.2 experts, and reports what it "
+            "did.",
+            search_aliases=["ksampler", "ksampler advanced", "wan 2.2 sampler", "high noise low noise", "moe sampler", "tempocontrol"],
             inputs=[
                 *pair_inputs(),
                 io.Combo.Input(
@@ -34,21 +35,28 @@ class GuidedKSampler(io.ComfyNode):
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Denoising steps. Higher: finer, slower."),
                 io.Float.Input(
                     "cfg", default=6.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                    tooltip="How strictly the video follows the prompt. Higher: stricter, harsher colours. 1 leaves the negative prompt out and is twice as fast.",
+                    tooltip="How strictly the video follows the prompt. Higher: stricter, harsher. 1 leaves the negative prompt out, "
+                    "twice as fast.",
                 ),
                 io.Combo.Input(
                     "sampler_name", options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="The sampler of unguided steps; guided steps and all before them are Euler steps. euler makes the whole run alike.",
+                    tooltip="The sampler of unguided steps; guided ones and all before them are Euler steps. With euler all are alike.",
                 ),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How the noise level falls over the steps."),
-                io.Conditioning.Input("positive", tooltip="What the video should show. Encode it with Conductor Text Encode, so that guidance finds its words."),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How the noise level falls over the steps."
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="What the video should show. Conductor Text Encode makes it, so that guidance finds its words."
+                ),
                 io.Conditioning.Input("negative", tooltip="What the video should not show."),
                 io.Latent.Input("latent_image", tooltip="The latent video to denoise."),
                 io.Int.Input(
-                    "start_at_step", default=0, min=0, max=10000, advanced=True, tooltip="First step of the schedule to run. Higher: more of the latent is kept."
+                    "start_at_step", default=0, min=0, max=10000, advanced=True,
+                    tooltip="First step of the schedule to run. Higher: more of the latent is kept.",
                 ),
                 io.Int.Input(
-                    "end_at_step", default=10000, min=0, max=10000, advanced=True, tooltip="Step before which to stop; anything above `steps` runs to the end."
+                    "end_at_step", default=10000, min=0, max=10000, advanced=True,
+                    tooltip="Step before which to stop. Higher: more steps are run; above `steps` all are.",
                 ),
                 io.Combo.Input(
                     "return_with_leftover_noise", options=["disable", "enable"], advanced=True,
@@ -59,10 +67,15 @@ class GuidedKSampler(io.ComfyNode):
                     "switch_at",
                     options=[
                         *(io.DynamicCombo.Option(key, []) for key in SWITCH_SIGMA),
-                        io.DynamicCombo.Option("sigma", [_share("switch_sigma", 0.875, "Noise level below which the low-noise expert goes on. Higher: earlier.")]),
-                        io.DynamicCombo.Option("percent", [_share("switch_percent", 0.5, "Share of the schedule after which the low-noise expert goes on. Higher: later.")]),
+                        io.DynamicCombo.Option(
+                            "sigma", [_share("switch_sigma", 0.875, "Noise level below which the low-noise expert goes on. Higher: earlier.")]
+                        ),
+                        io.DynamicCombo.Option(
+                            "percent", [_share("switch_percent", 0.5, "Share of the schedule after which it goes on. Higher: later.")]
+                        ),
                     ],
-                    tooltip="When the low-noise expert takes over: t2v at sigma 0.875, i2v at 0.9 (Wan's own values). Without a second model this does nothing.",
+                    tooltip="When the low-noise expert takes over: t2v at sigma 0.875, i2v at 0.9 (Wan's own). Nothing without a second "
+                    "model.",
                 ),
                 io.Float.Input(
                     "cfg_low_noise", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, advanced=True,
@@ -71,18 +84,21 @@ class GuidedKSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent video."),
-                io.Custom("GUIDANCE_REPORT").Output(display_name="GUIDANCE_REPORT", tooltip="What guidance did at every step, for Timing Report."),
+                io.Custom("GUIDANCE_REPORT").Output(
+                    display_name="GUIDANCE_REPORT", tooltip="What guidance did at every step, for Timing Report."
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, add_noise: str, noise_seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any, negative: Any,
-        latent_image: dict[str, Any], start_at_step: int, end_at_step: int, return_with_leftover_noise: str, budget: dict[str, Any],
-        switch_at: dict[str, Any], cfg_low_noise: float = 0.0, model_low_noise: Any = None,
+        cls, model: Any, add_noise: str, noise_seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any,
+        negative: Any, latent_image: dict[str, Any], start_at_step: int, end_at_step: int, return_with_leftover_noise: str,
+        budget: dict[str, Any], switch_at: dict[str, Any], cfg_low_noise: float = 0.0, model_low_noise: Any = None,
     ) -> io.NodeOutput:
         settings = Settings(noise_seed, steps, sampler_name, scheduler, positive, negative, chosen_budget(budget))
-        whole = Stage(model, "model", cfg, start_at_step, end_at_step, add_noise == "enable", return_with_leftover_noise == "disable")
+        full_denoise = return_with_leftover_noise == "disable"
+        whole = Stage(model, "model", cfg, start_at_step, end_at_step, add_noise == "enable", full_denoise)
         stages = [whole]
         if model_low_noise is not None:
             switch = switch_step(schedule(model, settings), _boundary(model, switch_at))

@@ -25,5 +25,6 @@ def low_noise_or_blocker(model_low_noise: Any, node_name: str) -> Any:
     if model_low_noise is not None:
         return model_low_noise
     return ExecutionBlocker(
-        f"{node_name}: the output `MODEL low noise` is in use, but nothing is connected to the input `model_low_noise`: connect Wan 2.2's low-noise expert."
+        f"{node_name}: the output `MODEL low noise` is in use, but nothing is connected to the input `model_low_noise`: "
+        "connect Wan 2.2's low-noise expert."
     )

@@ -139,7 +139,7 @@ def attention_sites(diffusion_model: nn.Module, transformer_options: dict[str, A
 
 
 def attention_wrapper(make_handlers: Callable[[VideoGrid, dict[str, Any]], Sequence[Handler]]) -> Callable[..., Tensor]:
-    """A DIFFUSION_MODEL wrapper. `make_handlers(grid, transformer_options)` is asked at every model call; no handlers, nothing installed."""
+    """A DIFFUSION_MODEL wrapper. `make_handlers(grid, transformer_options)` is asked at every model call; none: nothing is installed."""
 
     def wrapper(
         executor: Any, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None = None, time_dim_concat: Tensor | None = None,

@@ -54,7 +54,9 @@ def blocks_in_use(diffusion_model: nn.Module, depth: float) -> range:
 class AttentionCapture:
     """Made by `attention_capture`. Call it as often as the optimiser asks, for every positive entry."""
 
-    def __init__(self, inner_model: Any, model_options: dict[str, Any], blocks: Sequence[int], outputs: BlockOutputs, tags: SiteTags) -> None:
+    def __init__(
+        self, inner_model: Any, model_options: dict[str, Any], blocks: Sequence[int], outputs: BlockOutputs, tags: SiteTags
+    ) -> None:
         self._inner_model = inner_model
         self._model_options = model_options
         self._blocks = frozenset(blocks)
@@ -89,7 +91,7 @@ class AttentionCapture:
         maps, grid = list(self._outputs.of_pass), self._grid
         self._outputs.of_pass.clear()
         if not maps or grid is None:
-            raise RuntimeError(f"no text attention was seen in a gradient pass at sigma {float(sigma[0]):.4f}: is this positive entry active there?")
+            raise RuntimeError(f"a gradient pass saw no text attention at sigma {float(sigma[0]):.4f}: is this positive entry active?")
         return rearrange(torch.stack(maps).mean(0), "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
 
     def _by_windows(self, handler: Any, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor) -> Tensor:
@@ -136,5 +138,5 @@ class AttentionCapture:
         """Hooks patch the weights for one entry; the backward pass of another would use them."""
         self._hooks.append(entry.get("hooks"))
         if any(hooks != self._hooks[0] for hooks in self._hooks[1:]):
-            raise ValueError("Guided steps need the same hooks on every positive conditioning: remove per-prompt LoRA hooks, or apply one to all.")
+            raise ValueError("Guided steps need the same hooks on every positive conditioning: apply a LoRA hook to all, or to none.")
         self._hooks = self._hooks[:1]

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def gradient_mode() -> Iterator[None]:
-    """Autograd on, inside a node (inference mode) and inside samplers (no_grad); `in_training` makes the host use differentiable kernels."""
+    """Autograd on, inside a node (inference mode) and inside samplers (no_grad); `in_training` makes the host's kernels differentiable."""
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
@@ -47,7 +47,9 @@ def own_copy(weight: Tensor) -> Tensor:
 class NormalTensors(TorchFunctionMode):
     """Every torch function sees normal tensors in place of inference tensors: for modules that cast their weights in their own way."""
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         return func(*map(as_normal, args), **{name: as_normal(value) for name, value in (kwargs or {}).items()})
 
 

@@ -37,7 +37,7 @@ KINDS = {
     "t2v": Kind(),
     "i2v": Kind(model_type="i2v", in_dim=36),
     "i2v_2.2": Kind(in_dim=36),
-    "vace": Kind(model=VaceWanModel, model_type="vace", extra={"vace_layers": 2, "vace_in_dim": 96}),
+    "vace": Kind(model=VaceWanModel, model_type="vace", extra={"vace_in_dim": 96}),
     "5B": Kind(in_dim=48, out_dim=48),
     "ref_conv": Kind(extra={"in_dim_ref_conv": 16}),
 }
@@ -57,7 +57,8 @@ def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> t
 
 def state_dict(kind: str, layers: int, seed: int) -> dict[str, torch.Tensor]:
     description = KINDS[kind]
-    model_type = {} if description.model is VaceWanModel else {"model_type": description.model_type}
+    # One VACE block after every block: with fewer, the host wants their number to divide the number of blocks.
+    model_type = {"vace_layers": layers} if description.model is VaceWanModel else {"model_type": description.model_type}
     model = description.model(
         dim=DIM, ffn_dim=2 * DIM, num_heads=DIM // 128, num_layers=layers, in_dim=description.in_dim, out_dim=description.out_dim,
         device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init, **model_type, **description.extra,

@@ -58,8 +58,9 @@ def optimise_latent(
         checking = iteration == budget.iterations
         with torch.set_grad_enabled(not checking):
             maps = capture((z + delta * free).to(z.dtype))
-            losses = _losses(maps, objectives, places, fps)
-        forwards += 1
+            entries = [maps] if isinstance(maps, Tensor) else list(maps)
+            losses = _losses(entries, objectives, places, fps)
+        forwards += len(entries)
         totals = torch.stack([loss.total for loss in losses])
         samples.drop(~totals.detach().isfinite().all(0), "loss not finite")
         samples.finish(torch.stack([loss.satisfied for loss in losses]).all(0), "satisfied", delta, iteration)
@@ -68,7 +69,7 @@ def optimise_latent(
             samples.stop_stale(budget.patience)
         if samples.moving.any() and not checking:
             gradients = [_gradient(total.sum(), delta, index < len(losses) - 1) for index, total in enumerate(totals)]
-            backwards += len(gradients)
+            backwards += len(gradients) * len(entries)
             scales = _equal_say(gradients, [objective.strength / loudest for objective in objectives])
             gradient = sum(scale * part for scale, part in zip(scales, gradients, strict=True))
             samples.drop(~gradient.flatten(1).isfinite().all(1), "gradient not finite")
@@ -78,7 +79,7 @@ def optimise_latent(
                 samples.compare((say * totals.detach()).sum(0), delta, iteration)
             _update(optimiser, delta, gradient, samples.spread(samples.moving))
             updates += 1
-        del maps, totals
+        del maps, entries, totals
         records.append(_record(iteration, objectives, losses, samples.moving & (not checking)))
         if on_iteration is not None:
             on_iteration(records[-1])
@@ -150,10 +151,9 @@ class _Samples:
 
 
 def _losses(
-    maps: Tensor | Sequence[Tensor], objectives: Sequence[Objective], places: Sequence[Sequence[int]], fps: float
+    entries: Sequence[Tensor], objectives: Sequence[Objective], places: Sequence[Sequence[int]], fps: float
 ) -> list[ObjectiveLoss]:
     """Each objective on its own phrases, averaged over positive entries; satisfied only if it is in every entry."""
-    entries = [maps] if isinstance(maps, Tensor) else list(maps)
     losses = []
     for objective, phrases in zip(objectives, places, strict=True):
         each = [objective.loss(entry[:, list(phrases)], fps) for entry in entries]

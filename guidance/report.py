@@ -35,11 +35,19 @@ class LoopHistory:
     """One guided step's loop: its evaluations and how it ended, per sample."""
 
     iterations: tuple[IterationRecord, ...]
-    kept: list[int]  # per sample: after how many updates the latent was kept (0: unedited)
+    kept: list[int]  # per sample: after how many updates the latent was kept (0: unedited); evaluation i saw it after i updates
     delta_norm: list[Number]  # per sample: norm of the edit / norm of the latent
     stop: list[str]  # per sample: satisfied, iterations, patience, or what was not finite
     forwards: int
     backwards: int
+
+    @property
+    def updates(self) -> int:
+        return sum(any(record.moving) for record in self.iterations)
+
+    def after(self, sample: int) -> IterationRecord:
+        """The evaluation of the latent that was kept, or the last one if nothing measured the last update."""
+        return self.iterations[min(self.kept[sample], len(self.iterations) - 1)]
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,11 @@ class GuidanceReport:
         if not self.steps:
             reasons = "; ".join(dict.fromkeys(skipped.reason for skipped in self.skipped)) or "no step met the guided span"
             return f"no step was guided: {reasons}"
-        spent = sum(step.loop.backwards for step in self.steps)
+        spent = sum(step.loop.updates for step in self.steps)
         line = f"{len(self.steps)} guided steps, {spent} updates, {self.guidance_forwards:.1f} extra forward-equivalents"
         if self.cost_factor is not None:
             line += f" ({self.cost_factor:.2f}x plain)"
-        first, last = self.steps[0].loop, self.steps[-1].loop
-        before, after = _worst_correlation(first.iterations, 0), _worst_correlation(last.iterations, -1)
+        before, after = (min(_correlations(step, kept), default=None) for step, kept in ((self.steps[0], False), (self.steps[-1], True)))
         if before is not None and after is not None:
             line += f", worst correlation {before:.2f} -> {after:.2f}"
         return line + (f", {len(self.skipped)} skipped" if self.skipped else "")
@@ -145,18 +152,16 @@ def timed_phrases(mask: list[list[Number]]) -> list[bool]:
     return [len({round(weight or 0, 6) for weight in row[1:]}) > 1 for row in mask]
 
 
-def _worst_correlation(iterations: tuple[IterationRecord, ...], index: int) -> float | None:
-    if not iterations:
-        return None
-    values = [
-        value
-        for objective in iterations[index].objectives
-        if "correlation" in objective.traces
-        for sample in objective.traces["correlation"]
-        for value, timed in zip(sample, timed_phrases(objective.traces["mask"]), strict=True)
-        if timed and value is not None
-    ]
-    return min(values, default=None)
+def _correlations(step: GuidedStep, kept: bool) -> list[float]:
+    """Correlations of the timed phrases of every sample, before the step's edit or with the latent that was kept."""
+    found = []
+    for sample in range(len(step.loop.kept)):
+        record = step.loop.after(sample) if kept else step.loop.iterations[0]
+        for objective in record.objectives:
+            if "correlation" in objective.traces:
+                values = zip(objective.traces["correlation"][sample], timed_phrases(objective.traces["mask"]), strict=True)
+                found += [value for value, timed in values if timed and value is not None]
+    return found
 
 
 def _guided_step(values: dict[str, Any]) -> GuidedStep:

@@ -107,7 +107,8 @@ def test_a_sample_that_is_satisfied_stops_and_the_others_move_on():
     z = torch.stack([torch.full((1, 2, 2, 2), value) for value in (1.0, 0.7, -5.0)])
     capture = Counted()
     result = optimise_latent(z, capture, [Bowl(good_enough=0.01)], GuidanceBudget(iterations=10, step_size=0.1))
-    alone = [optimise_latent(one, lambda z: z, [Bowl(good_enough=0.01)], GuidanceBudget(iterations=10, step_size=0.1)) for one in z[:, None]]
+    budget = GuidanceBudget(iterations=10, step_size=0.1)
+    alone = [optimise_latent(one, lambda z: z, [Bowl(good_enough=0.01)], budget) for one in z[:, None]]
     assert result.history.stop == ["satisfied", "satisfied", "iterations"]
     assert torch.equal(result.z[0], z[0])
     assert result.history.kept == [0, 3, 10]
@@ -194,8 +195,8 @@ def test_two_objectives_with_1000x_different_scales_have_equal_say(scales):
         def loss(self, maps, fps):
             half = maps[:, :, :3] if self.first else maps[:, :, 3:]
             # both pull on the shared middle: up for one, down for the other
-            total = self.scale * ((half - self.goal).square().mean((1, 2, 3, 4)) + (maps[:, :, 2:4] - self.goal).square().mean((1, 2, 3, 4)))
-            return ObjectiveLoss(total, {}, torch.zeros(len(total), dtype=torch.bool))
+            total = sum((part - self.goal).square().mean((1, 2, 3, 4)) for part in (half, maps[:, :, 2:4]))
+            return ObjectiveLoss(self.scale * total, {}, torch.zeros(len(total), dtype=torch.bool))
 
     z = torch.zeros(1, 1, 6, 2, 2)
     up, down = Half(goal=1.0, scale=scales[0]), Half(goal=-1.0, scale=scales[1], first=False)
@@ -219,6 +220,7 @@ def test_losses_of_several_positive_entries_are_averaged_and_all_must_be_satisfi
     both = optimise_latent(z, lambda z: [z, z + 2], [Bowl()], GuidanceBudget(iterations=60, step_size=0.05))
     torch.testing.assert_close(both.z, torch.zeros_like(z), rtol=0, atol=0.02)  # the mean of goals 1 and -1
     assert both.history.iterations[0].objectives[0].loss == [1.0]
+    assert (both.history.forwards, both.history.backwards) == (2 * 61, 2 * 60)  # each entry is a pass of its own
     half = optimise_latent(torch.ones(1, 1, 2, 2, 2), lambda z: [z, z + 2], [Bowl(good_enough=0.1)], GuidanceBudget(iterations=1))
     assert half.history.iterations[0].objectives[0].satisfied == [False]
 

@@ -2,10 +2,16 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .playground_loader import PlaygroundLoader
+from .conductor_text_encode import ConductorTextEncode
+from .guidance_budget import GuidanceBudgetNode
+from .guided_ksampler import GuidedKSampler
+from .temporal_mask import TemporalMaskNode
 
 NODES: list[type[io.ComfyNode]] = [
-    PlaygroundLoader,
+    ConductorTextEncode,
+    TemporalMaskNode,
+    GuidanceBudgetNode,
+    GuidedKSampler,
 ]
 
 

@@ -68,7 +68,7 @@ class GuidedKSampler(io.ComfyNode):
                     options=[
                         *(io.DynamicCombo.Option(key, []) for key in SWITCH_SIGMA),
                         io.DynamicCombo.Option(
-                            "sigma", [_share("switch_sigma", 0.875, "Noise level below which the low-noise expert goes on. Higher: earlier.")]
+                            "sigma", [_share("switch_sigma", 0.875, "Noise level below which the low-noise expert runs. Higher: earlier.")]
                         ),
                         io.DynamicCombo.Option(
                             "percent", [_share("switch_percent", 0.5, "Share of the schedule after which it goes on. Higher: later.")]

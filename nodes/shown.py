@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 
 def shown(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
-    """The node's `ui`; needs `hidden=[io.Hidden.unique_id]`. It goes out as progress text and as PreviewText; editors show the former only."""
+    """Its `ui`; needs `hidden=[io.Hidden.unique_id]`. Sent as progress text, which the editor shows, and as PreviewText for the API."""
     unique_id = getattr(getattr(node, "hidden", None), "unique_id", None)
     if unique_id is not None:
         from server import PromptServer

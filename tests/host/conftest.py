@@ -1,4 +1,4 @@
-"""Puts a real ComfyUI (COMFYUI_PATH, default .host/0.30.0) into the test process, on the CPU, and runs every test in inference mode as the host does."""
+"""Puts a real ComfyUI (COMFYUI_PATH, default .host/0.30.0) into the test process, on the CPU; tests run in inference mode, like nodes."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def define_missing_vision_ops() -> None:
 def start_host() -> None:
     if not (COMFYUI_PATH / "comfy").is_dir():
         raise pytest.UsageError(f"no ComfyUI at {COMFYUI_PATH}: set COMFYUI_PATH, or let dev.py fetch the host")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the tensors are too small to share out
     define_missing_vision_ops()
     sys.path.insert(0, str(COMFYUI_PATH))
     sys.path.append(str(HERE))  # `from tiny_wan import ...`

@@ -4,14 +4,14 @@ import pytest
 import tiny_wan
 import torch
 
-EXPECTED = {"t2v": ("WAN21", 16), "i2v": ("WAN21", 16), "i2v_2.2": ("WAN21", 16), "vace": ("WAN21_Vace", 16), "5B": ("WAN22", 48), "ref_conv": ("WAN21", 16)}
+HOST_MODEL = {"vace": "WAN21_Vace", "5B": "WAN22"}
 
 
 @pytest.mark.parametrize("kind", tiny_wan.KINDS)
 def test_every_kind_loads_as_that_model_and_samples(kind):
     model = tiny_wan.load(kind, layers=2)
-    name, channels = EXPECTED[kind]
-    assert type(model.model).__name__ == name
+    channels = 48 if kind == "5B" else 16
+    assert type(model.model).__name__ == HOST_MODEL.get(kind, "WAN21")
     assert all(p.is_inference() for p in model.model.diffusion_model.parameters())
     noise = tiny_wan.latent_like(channels=channels)
     positive, negative = tiny_wan.conditioning(seed=1), tiny_wan.conditioning(seed=2)

@@ -107,7 +107,7 @@ def checkpoint(kind: str = "t2v", weight_format: str = "fp32", layers: int = 3, 
 
 def load(kind: str = "t2v", weight_format: str = "fp32", layers: int = 3, seed: int = 0, inference: bool = True,
          compute: torch.dtype | None = None) -> Any:
-    """A fresh MODEL (ModelPatcher). `inference=False` loads it outside inference mode: the reference whose parameters plain autograd can use.
+    """A fresh MODEL (ModelPatcher). `inference=False` loads it outside inference mode: a reference that plain autograd can use.
     `compute` sets the dtype in which fp8 weights are used (default: the host's choice)."""
     stored = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}.get(weight_format)
     options = {} if stored is None else {"dtype": stored}  # on a CPU the host would widen both to fp32
@@ -119,7 +119,7 @@ def load(kind: str = "t2v", weight_format: str = "fp32", layers: int = 3, seed: 
 
 
 def conditioning(real_rows: int = 12, rows: int = 40, seed: int = 1, **extra: Any) -> list:
-    """CONDITIONING shaped like UMT5's: random rows, then rows of exact zeros up to `rows` (512 in the real one). `extra` joins the cond's dict."""
+    """CONDITIONING shaped like UMT5's: random rows, then zeros up to `rows` (512 in the real one). `extra` joins the cond's dict."""
     generator = torch.Generator().manual_seed(seed)
     context = torch.zeros(1, rows, TEXT_DIM)
     context[:, :real_rows] = torch.randn(1, real_rows, TEXT_DIM, generator=generator)

@@ -1,5 +1,6 @@
 """Pictures of a guided run: mask against attention before and after, and the filmstrip of plain above guided."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def timing_figure(report: GuidanceReport, sample: int = 0, width: int = 700, hei
             _panel(grid[row, column], _trace(step, key, sample), report.fps)
         place = grid[row, 0].get_position()
         middle, words = (place.y0 + place.y1) / 2, _wrapped(key[2], 13)
-        figure.text((left - 28) / width, middle, words, ha="right", va="center", fontsize=10, color=INK, family=_fonts())
+        figure.text((left - 28) / width, middle, words, ha="right", va="center", fontsize=10, color=INK, family=_fonts(), parse_math=False)
     for column, step in enumerate(steps):
         grid[-1, column].set_xlabel("seconds", fontsize=9.5, color=INK)
         place = grid[0, column].get_position()
@@ -99,7 +100,7 @@ def filmstrip(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
     def text(x: float, y: float, words: str, **style) -> None:
-        figure.text(x / width, 1 - y / height, words, color=INK, va="center", **style)
+        figure.text(x / width, 1 - y / height, words, color=INK, va="center", parse_math=False, **style)
 
     for row, (frames, label) in enumerate(zip((plain_frames, guided_frames), labels, strict=True)):
         y = top + row * strip
@@ -191,13 +192,16 @@ def _bar(figure: Figure, weight: float, x: float, y: float, w: float, h: float, 
 
 def _message(words: str, width: int, height: int) -> np.ndarray:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    figure.text(0.5, 0.5, _wrapped(words, 60), ha="center", va="center", fontsize=12, color=INK, family=_fonts())
+    figure.text(0.5, 0.5, _wrapped(words, 60), ha="center", va="center", fontsize=12, color=INK, family=_fonts(), parse_math=False)
     return _drawn(figure)
 
 
 def _drawn(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        # A phrase in a script for which this machine has no font shows boxes; one warning per character helps nobody.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

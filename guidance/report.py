@@ -96,6 +96,11 @@ class GuidanceReport:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def samples(self) -> int:
+        """Videos in the batch, as far as guidance saw them."""
+        return max((len(step.loop.kept) for step in self.steps), default=1)
+
+    @property
     def guidance_forwards(self) -> float:
         """Cost of guidance in forward-equivalents."""
         return sum(step.forward_equivalents for step in self.steps)

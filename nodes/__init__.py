@@ -6,12 +6,14 @@ from .conductor_text_encode import ConductorTextEncode
 from .guidance_budget import GuidanceBudgetNode
 from .guided_ksampler import GuidedKSampler
 from .temporal_mask import TemporalMaskNode
+from .timing_report import TimingReport
 
 NODES: list[type[io.ComfyNode]] = [
     ConductorTextEncode,
     TemporalMaskNode,
     GuidanceBudgetNode,
     GuidedKSampler,
+    TimingReport,
 ]
 
 

@@ -1,0 +1,51 @@
+"""Timing Report: the picture of a guided run, timeline against attention, before and after."""
+
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..guidance.report import GuidanceReport
+
+
+class TimingReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanConductorTimingReport",
+            display_name="Timing Report",
+            category="Wan Conductor",
+            description="Draws what guidance did: for every phrase its mask and the model's attention to it before and after, in the "
+            "guided steps. Connect the report of Guided KSampler.",
+            search_aliases=["temporal mask plot", "attention plot", "guidance report", "tempocontrol report", "timeline report"],
+            is_output_node=True,
+            inputs=[
+                io.Custom("GUIDANCE_REPORT").Input("report", tooltip="The report of a Guided KSampler."),
+                io.String.Input(
+                    "save_prefix", default="", advanced=True,
+                    tooltip="Also saves the picture (.png) and the numbers (.json) under this name in the output folder, for example "
+                    "wan/timing. Empty: preview only.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="One picture for each video of the batch."),
+                io.String.Output(display_name="JSON", tooltip="All numbers of the run: masks, attention, losses of every iteration, cost."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, report: GuidanceReport, save_prefix: str = "") -> io.NodeOutput:
+        from ..guidance.pictures import timing_figure  # matplotlib takes a second to import, too much for the host's start
+
+        pictures = np.stack([timing_figure(report, sample) for sample in range(report.samples)])
+        images = torch.from_numpy(pictures).float() / 255
+        numbers = report.to_json(indent=1)
+        if not save_prefix.strip():
+            return io.NodeOutput(images, numbers, ui=ui.PreviewImage(images, cls=cls))
+        saved = ui.ImageSaveHelper.get_save_images_ui(images, save_prefix.strip(), cls=cls)
+        first = saved.results[0]
+        path = Path(folder_paths.get_output_directory(), first.subfolder, first.filename)
+        path.with_suffix(".json").write_text(numbers, encoding="utf-8")
+        return io.NodeOutput(images, numbers, ui=saved)

@@ -1,8 +1,9 @@
 """Conductor Text Encode: a prompt becomes CONDITIONING that knows its words."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..host.tokens import encode_with_tokens, show_tokens
+from .shown import shown
 
 
 class ConductorTextEncode(io.ComfyNode):
@@ -31,9 +32,10 @@ class ConductorTextEncode(io.ComfyNode):
                     "conditioning nodes; Concat, Average and Zero Out change the rows, and guidance nodes refuse that.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, clip: io.Clip.Type, text: str) -> io.NodeOutput:
         conditioning = encode_with_tokens(clip, text)
-        return io.NodeOutput(conditioning, ui=ui.PreviewText(show_tokens(conditioning)))
+        return io.NodeOutput(conditioning, ui=shown(cls, show_tokens(conditioning)))

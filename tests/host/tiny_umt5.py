@@ -82,7 +82,6 @@ def tiny_clip() -> Any:
     with torch.inference_mode():
         clip = comfy.sd.CLIP(
             target,
-            embedding_directory=FOLDER.name,
             tokenizer_data={"spiece_model": sentencepiece_model()},
             state_dict=[],
             model_options=model_options,

@@ -63,7 +63,8 @@ def test_attention_follows_the_mask_more_and_more_over_the_guided_steps(model):
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "uni_pc", "heun", "dpmpp_sde"])
 def test_guidance_reaches_the_video_of(sampler, model):
-    out, plain = sample(guided(model), sampler), sample(guided(model, budget=GuidanceBudget(end_percent=0.4, iterations=3, step_size=0.0)), sampler)
+    unedited = GuidanceBudget(end_percent=0.4, iterations=3, step_size=0.0)
+    out, plain = sample(guided(model), sampler), sample(guided(model, budget=unedited), sampler)
     assert out.isfinite().all() and (out - plain).norm() > 0.01 * plain.norm()
 
 
@@ -114,7 +115,8 @@ def test_two_nodes_chained_guide_once_with_both_objectives(model):
 
 
 def test_each_objective_keeps_its_own_span(model):
-    late, report = reported(guided(model, temporal_mask("50% - end  cat"), temporal_mask("50% - end  jumps", start_percent=0.2, end_percent=0.6)))
+    jumps = temporal_mask("50% - end  jumps", start_percent=0.2, end_percent=0.6)
+    late, report = reported(guided(model, temporal_mask("50% - end  cat"), jumps))
     sample(late)
     assert [(step.step, step.phrases) for step in report.steps] == [(0, [["cat"]]), (1, [["cat"], ["jumps"]]), (2, [["jumps"]])]
 
@@ -336,3 +338,49 @@ def test_run_state_is_gone_when_sampling_ends(model):
     sigmas = comfy.samplers.calculate_sigmas(ours.get_model_object("model_sampling"), "simple", 3)
     guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1)
     assert set(ours.model_options["transformer_options"]) == set(guider.model_options["transformer_options"]) == before
+
+
+@pytest.mark.parametrize("kind, channels", [("t2v", 16), ("5B", 48)])
+def test_with_a_noise_mask_attention_is_measured_on_what_the_model_is_shown(kind, channels, monkeypatch):
+    """The host blends the protected part in: noised for Wan 2.1, clean for Wan 2.2 5B."""
+    from wan_conductor.host import capture as captures
+    from wan_conductor.host import latent_edit
+
+    model, real, seen, shown = tiny_wan.load(kind, layers=1), latent_edit.optimise_latent, [], []
+
+    def spy(start, capture, *args):
+        inner = captures.AttentionCapture.__call__
+        with monkeypatch.context() as patch:
+            patch.setattr(captures.AttentionCapture, "__call__", lambda own, entry, z, *rest: seen.append(z) or inner(own, entry, z, *rest))
+            return real(start, capture, *args)
+
+    def predict_noise(executor, x, *args):
+        shown.append(x)
+        return executor(x, *args)
+
+    monkeypatch.setattr(latent_edit, "optimise_latent", spy)
+    watched = guided(model, budget=GuidanceBudget(end_percent=0.4, iterations=1, step_size=0.0))
+    watched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "watch", predict_noise)
+    mask = torch.ones(1, 1, 5, 4, 4)
+    mask[:, :, :1] = 0
+    noise, kept = tiny_wan.latent_like(channels=channels, **SHAPE), tiny_wan.latent_like(channels=channels, seed=4, **SHAPE)
+    comfy.sample.sample(
+        watched, noise, STEPS, 1.0, "euler", "simple", prompt(), prompt("bad", seed=2), kept, noise_mask=mask, seed=1, disable_pbar=True
+    )
+    assert len(seen) >= 2
+    assert torch.equal(seen[0], shown[0]) and torch.equal(seen[-1], shown[1])
+
+
+def test_guidance_sees_the_whole_video_through_the_hosts_context_windows(model):
+    import comfy.context_windows as windows
+
+    windowed = guided(model)
+    windowed.model_options["context_handler"] = windows.IndexListContextHandler(
+        windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
+        windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID),
+        context_length=3, context_overlap=1, dim=2,
+    )
+    with_report, report = reported(windowed)
+    out = sample(with_report)
+    before, after = correlations(report)
+    assert after[0] > before[0] and out.isfinite().all()

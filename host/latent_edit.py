@@ -144,7 +144,7 @@ def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseR
             except PhraseNotFound as error:
                 missing = error
         if not any(place in rows for rows in found):
-            raise missing or ValueError(f"no positive conditioning is active where '{ref.phrase}' should be guided")
+            raise missing or PhraseNotFound(f'no positive conditioning is active where "{ref.phrase}" should be guided')
     return found
 
 

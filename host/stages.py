@@ -98,7 +98,8 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
             preview(done + step, x0, x, total)
 
         latent = sample_stage(stage, latent, settings, link, callback)
-    logger.info("Wan Conductor: %s", report.summary())
+    if report.steps or report.skipped:
+        logger.info("Wan Conductor: %s", report.summary())
     return latent, report
 
 

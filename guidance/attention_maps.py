@@ -88,11 +88,11 @@ class _PhraseAttention(torch.autograd.Function):
                 # dL/ds_t = p_t (G_t - sum_u p_u G_u), G = dL/dp: the same for every head because A is the mean over heads.
                 grad_p = einsum(grad_maps[:, :, chunk].to(k.dtype), group_weights, "b g n, g t -> b n t")[:, None] / heads
                 grad_logits = p * (grad_p - (p * grad_p).sum(-1, keepdim=True)) * scale
-                if wants_q:
+                if grad_q is not None:
                     grad_q[:, chunk] = rearrange(grad_logits @ k_heads, "b h n d -> b n (h d)").to(q.dtype)
-                if wants_k:
+                if grad_k is not None:
                     grad_k += grad_logits.transpose(-1, -2) @ q_heads
-        return grad_q, rearrange(grad_k, "b h t d -> b t (h d)") if wants_k else None, None, None, None
+        return grad_q, None if grad_k is None else rearrange(grad_k, "b h t d -> b t (h d)"), None, None, None
 
 
 def _chunks(q: Tensor, k: Tensor, heads: int) -> list[slice]:

@@ -71,7 +71,7 @@ def optimise_latent(
             gradients = [_gradient(total.sum(), delta, index < len(losses) - 1) for index, total in enumerate(totals)]
             backwards += len(gradients) * len(entries)
             scales = _equal_say(gradients, [objective.strength / loudest for objective in objectives])
-            gradient = sum(scale * part for scale, part in zip(scales, gradients, strict=True))
+            gradient = torch.stack([scale * part for scale, part in zip(scales, gradients, strict=True)]).sum(0)
             samples.drop(~gradient.flatten(1).isfinite().all(1), "gradient not finite")
             if say is None:
                 # What is best is judged by the weights of the first evaluation: a sum whose weights change cannot be compared.

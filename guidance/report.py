@@ -172,7 +172,7 @@ def _correlations(step: GuidedStep, kept: bool) -> list[float]:
 def _guided_step(values: dict[str, Any]) -> GuidedStep:
     loop = values.pop("loop")
     iterations = tuple(
-        IterationRecord(**{**record, "objectives": tuple(ObjectiveRecord(**objective) for objective in record["objectives"])})
+        IterationRecord(record["iteration"], tuple(ObjectiveRecord(**objective) for objective in record["objectives"]), record["moving"])
         for record in loop.pop("iterations")
     )
     return GuidedStep(**values, loop=LoopHistory(iterations=iterations, **loop))

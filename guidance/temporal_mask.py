@@ -174,11 +174,12 @@ class TemporalMask:
             "magnitude": (magnitude_loss(a, m) * weights).mean(-1),
             "entropy": (entropy_loss(maps, m) * weights).mean(-1),
         }
-        lambdas = {"correlation": self.lambda_correlation, "magnitude": self.lambda_magnitude, "entropy": self.lambda_entropy}
         timed = is_timed(m)
         worst = torch.where(timed, r.detach(), torch.inf).amin(-1)
         return ObjectiveLoss(
-            total=sum(lambdas[term] * value for term, value in terms.items()),
+            total=self.lambda_correlation * terms["correlation"]
+            + self.lambda_magnitude * terms["magnitude"]
+            + self.lambda_entropy * terms["entropy"],
             terms={term: value.detach() for term, value in terms.items()},
             satisfied=(worst >= self.tau_corr) & (timed.any() | (maps.shape[2] < 2)),
             traces={"correlation": r.detach(), "attention": normalised(a.detach()), "mask": m},

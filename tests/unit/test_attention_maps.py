@@ -33,7 +33,7 @@ def padded_text(rows, pads, width, batch=1, dtype=torch.float64):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the tensors are too small to share out
 
 
 @pytest.mark.parametrize("pads", [0, 5])
@@ -70,10 +70,10 @@ def test_padding_takes_part_in_the_softmax():
 
 
 def test_gradient_agrees_with_finite_differences(monkeypatch):
-    monkeypatch.setattr(attention_maps, "CHUNK_ELEMENTS", 40)
-    q = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    k = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda q, k: phrase_attention(q, k, 3, [[0, 1], [3]]), (q, k))
+    monkeypatch.setattr(attention_maps, "CHUNK_ELEMENTS", 20)
+    q = torch.randn(1, 4, 4, dtype=torch.float64, requires_grad=True)
+    k = torch.randn(1, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda q, k: phrase_attention(q, k, 2, [[0, 1], [3]]), (q, k))
 
 
 def test_gradient_agrees_with_autograd_through_the_dense_softmax(monkeypatch):

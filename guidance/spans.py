@@ -109,13 +109,19 @@ def plain_number(value: float) -> str:
     return written.rstrip("0").rstrip(".") if "." in written else written
 
 
+def skip(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """The position behind what `pattern` matches at `at`; `at` itself where it does not."""
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
 def read_span(source: Source, at: int) -> tuple[Span, int] | None:
     """The span that starts at `at` and the position behind it; None where the text there is no span."""
     plain = source.plain
     if always := ALWAYS.match(plain, at):
         return Span(START, END, at + 1), always.end()
     closing = CLOSING.get(plain[at : at + 1], "")
-    inside = SPACE.match(plain, at + len(closing)).end()
+    inside = skip(SPACE, plain, at + len(closing))
     first = MOMENT.match(plain, inside)
     dash = DASH.match(plain, first.end()) if first else None
     if not first or not dash:
@@ -123,7 +129,7 @@ def read_span(source: Source, at: int) -> tuple[Span, int] | None:
     second = MOMENT.match(plain, dash.end())
     stop = second.end() if second else dash.end()
     if second and closing:
-        stop = SPACE.match(plain, stop).end()
+        stop = skip(SPACE, plain, stop)
         if plain[stop : stop + 1] != closing:
             raise source.error(f"the span is not closed: write `{closing}` after it, or no brackets", stop)
         stop += 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .latent_time import binary, latent_weights, pixel_frames
-from .spans import END, NUMBER, PLAIN, Moment, Source, Span, TimelineError, plain_number, read_span
+from .spans import END, NUMBER, PLAIN, Moment, Source, Span, TimelineError, plain_number, read_span, skip
 
 NEWLINE = re.compile(r"\r\n|\r|\n")
 AFTER_SPANS = re.compile(r"[\s:,]*")
@@ -99,14 +99,18 @@ def read_header(source: Source) -> str:
 
 def read_entry(source: Source, subject: str | None) -> TimelineLine:
     spans, start = read_spans(source)
-    strength = STRENGTH.search(source.plain[start:])
-    body = source.code[start : start + strength.start() if strength else None].strip()
+    found = STRENGTH.search(source.plain[start:])
+    body = source.code[start : start + found.start() if found else None].strip()
     if not body or source.plain[start] == "#":
-        raise source.error(f"nothing is said to happen: write a phrase {'before the strength' if strength else 'after the span'}", start)
-    value = float(strength["number"]) if strength else 1.0
-    if not math.isfinite(value) or value < 0:
-        raise source.error(f"strength `x{strength['number']}`: a finite number, 0 or more, as in x1.5", start + strength.start("number"))
-    return TimelineLine(subject, body, spans, value, source.number)
+        raise source.error(f"nothing is said to happen: write a phrase {'before the strength' if found else 'after the span'}", start)
+    return TimelineLine(subject, body, spans, read_strength(source, found, start) if found else 1.0, source.number)
+
+
+def read_strength(source: Source, found: re.Match[str], start: int) -> float:
+    strength = float(found["number"])
+    if not math.isfinite(strength) or strength < 0:
+        raise source.error(f"strength `x{found['number']}`: a finite number, 0 or more, as in x1.5", start + found.start("number"))
+    return strength
 
 
 def read_spans(source: Source) -> tuple[tuple[Span, ...], int]:
@@ -120,7 +124,7 @@ def read_spans(source: Source) -> tuple[tuple[Span, ...], int]:
         if not comma:
             break
         at = comma.end()
-    return tuple(spans), AFTER_SPANS.match(source.plain, body).end() if spans else body
+    return tuple(spans), skip(AFTER_SPANS, source.plain, body) if spans else body
 
 
 def share_equally(lines: list[TimelineLine]) -> tuple[TimelineLine, ...]:

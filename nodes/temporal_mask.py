@@ -1,5 +1,6 @@
 """Temporal Mask: words of the prompt become visible when a timeline says so."""
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,6 +13,8 @@ from ..host.geometry import require_wan
 from ..host.tokens import check_conditioning
 from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
 from .shown import shown
+
+logger = logging.getLogger("wan_conductor")
 
 NAME = "Temporal Mask"
 TIMELINE = """cat:                 # always there, because this header names it
@@ -100,9 +103,23 @@ class TemporalMaskNode(io.ComfyNode):
             return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
         found = check_conditioning(conditioning, objective.phrases, NAME)
         text = describe(objective, found, frames_per_second(model.model.latent_format.latent_channels, fps))
+        if takes_start_image(model) and (hidden := hidden_at_first(objective)):
+            warning = f"a start image must not show {', '.join(hidden)}: the timeline hides that at the start"
+            logger.warning("%s: %s", NAME, warning)
+            text += f"\n{warning}"
         if model_low_noise is not None:
             model_low_noise = attach(model_low_noise, objective)
         return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
+
+
+def takes_start_image(model: Any) -> bool:
+    """I2V models of Wan 2.1 and 2.2: their input has more channels than the latent."""
+    return model.model.diffusion_model.in_dim > model.model.latent_format.latent_channels
+
+
+def hidden_at_first(objective: TemporalMask) -> list[str]:
+    """The phrases whose mask is zero on the first frame, in a video of any length."""
+    return [line.body for line in objective.lines if all(span.start.value > 0 for span in line.spans)]
 
 
 def describe(objective: TemporalMask, found: tuple[str, ...], fps: float) -> str:

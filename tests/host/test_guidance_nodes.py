@@ -157,6 +157,12 @@ def test_temporal_mask_shows_what_it_found(high):
     assert "cat" in text and "50% - end x1.5" in text and "jumps" in text and "always" in text and "16 fps" in text
 
 
+@pytest.mark.parametrize("kind, warned", [("i2v", True), ("i2v_2.2", True), ("t2v", False), ("5B", False)])
+def test_a_timeline_that_hides_what_a_start_image_may_show_is_warned_of(kind, warned):
+    text = mask(tiny_wan.load(kind, layers=1), "50% - end  cat\n0s - 1s  jumps").ui.as_dict()["text"][0]
+    assert ("a start image must not show cat:" in text) == warned
+
+
 def test_the_default_timeline_parses(high):
     objective = attached(mask(high, TIMELINE, prompt("a cat watches and jumps")).args[0].model_options)[0]
     assert [phrase.phrase for phrase in objective.phrases] == ["watches", "jumps", "cat"]

@@ -18,7 +18,7 @@ from ..guidance.budget import GuidanceBudget
 from .attention import AttentionCall, AttentionSite, Proceed, SiteTags, site_tags, with_override
 from .blocks import BlockOutputs, EnoughBlocks, measured_blocks
 from .geometry import VideoGrid, video_grid
-from .gradient import frozen_weights, gradient_mode
+from .gradient import GradientScale, frozen_weights, gradient_mode
 
 KEY = "wan_conductor_capture"
 
@@ -36,13 +36,19 @@ def attention_capture(inner_model: Any, model_options: dict[str, Any], budget: G
         raise ValueError("Guided steps cannot run on ComfyUI's MultiGPU work units yet; remove that node, or guide without objectives.")
     diffusion_model = inner_model.diffusion_model
     outputs = BlockOutputs()
-    with (
-        gradient_mode(),
-        frozen_weights(diffusion_model),
-        measured_blocks(diffusion_model, outputs, budget.memory_mode),
-        site_tags(diffusion_model) as tags,
-    ):
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(gradient_mode())
+        for model in (diffusion_model, *models_of_patches(inner_model)):
+            undo.enter_context(frozen_weights(model))
+        undo.enter_context(measured_blocks(diffusion_model, outputs, budget.memory_mode))
+        tags = undo.enter_context(site_tags(diffusion_model))
         yield AttentionCapture(inner_model, model_options, blocks_in_use(diffusion_model, budget.depth), outputs, tags)
+
+
+def models_of_patches(inner_model: Any) -> list[nn.Module]:
+    """Models that patches run inside Wan's forward (Uni3C, MultiTalk)."""
+    patchers = inner_model.current_patcher.model_patches_models()
+    return list({id(patcher.model): patcher.model for patcher in patchers}.values())
 
 
 def blocks_in_use(diffusion_model: nn.Module, depth: float) -> range:
@@ -84,15 +90,21 @@ class AttentionCapture:
 
     def _measure(self, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
         self._outputs.of_pass.clear()
+        scale = GradientScale()
         try:
-            comfy.samplers.calc_cond_batch(self._inner_model, conds, z, sigma, self._options_of_pass(model_options))
+            comfy.samplers.calc_cond_batch(self._inner_model, conds, scale.leaving(z), sigma, self._options_of_pass(model_options))
         except EnoughBlocks:
             pass
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" in str(error):
+                raise RuntimeError("A patch of another pack on this model keeps weights of its own: no gradient can pass it.") from error
+            raise
         maps, grid = list(self._outputs.of_pass), self._grid
         self._outputs.of_pass.clear()
         if not maps or grid is None:
             raise RuntimeError(f"a gradient pass saw no text attention at sigma {float(sigma[0]):.4f}: is this positive entry active?")
-        return rearrange(torch.stack(maps).mean(0), "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
+        mean = scale.entering(torch.stack(maps).mean(0))
+        return rearrange(mean, "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
 
     def _by_windows(self, handler: Any, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor) -> Tensor:
         """The host's context windows, each measured on its own; a latent frame gets the mean over the windows that hold it."""

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -166,6 +167,43 @@ def _frozen_forward(module: nn.Module, forward: Callable[..., Tensor], direct: b
         return FrozenCall.apply(x, module, forward, kwargs)
 
     return frozen_forward
+
+
+class GradientScale:
+    """Keeps gradients inside fp16's range on their way through the model: scaled up where they enter, back down where they leave.
+
+    A loss averages over all tokens, so its gradient starts near 1e-9; fp16 ends at 6e-8. Powers of two: exact in every other dtype.
+    """
+
+    LARGEST = 2.0**10  # of what enters; leaves fp16 a factor of 64 to grow in
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def leaving(self, z: Tensor) -> Tensor:
+        """The latent that the model is given."""
+        return _ScaleGradient.apply(z, lambda gradient: gradient / self.factor)
+
+    def entering(self, measured: Tensor) -> Tensor:
+        """What the loss is computed from."""
+        return _ScaleGradient.apply(measured, self._scale)
+
+    def _scale(self, gradient: Tensor) -> Tensor:
+        largest = float(gradient.abs().max())
+        self.factor = 2.0 ** math.floor(math.log2(self.LARGEST / largest)) if 0 < largest < math.inf else 1.0
+        return gradient * self.factor
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.scale(gradient), None
 
 
 def next_memory_mode(memory_mode: str) -> str | None:

@@ -3,6 +3,8 @@
 import itertools
 
 import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
 import comfy.samplers
 import pytest
 import tiny_wan
@@ -11,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from dense_reference import dense_maps_and_gradient, relative_error, weighted_sum
 from wan_conductor.guidance.budget import GuidanceBudget
 from wan_conductor.host.capture import attention_capture, blocks_in_use
+from wan_conductor.host.geometry import causal_anchor
 
 GROUPS = ((1, 2), (4,))
 GRID = (3, 4, 4)
@@ -81,6 +84,23 @@ def test_gradient_equals_plain_autograd_in_every_weight_format(weight_format):
     reference = tiny_wan.load(weight_format=weight_format, compute=compute, inference=False)
     _, expected = dense_maps_and_gradient(reference, positive, noise, GROUPS, range(3), GRID)
     assert relative_error(gradient, expected) < (1e-5 if compute else 2e-2)  # bf16 activations: pad rows are summed in another order
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+def test_gradients_of_tiny_and_huge_losses_survive_fp16(size):
+    """fp16 alone would lose everything below 6e-8 or above 65504."""
+
+    def gradient(weight_format, **kwargs):
+        def act(guider, x, sigma, model_options):
+            with attention_capture(guider.inner_model, model_options, BUDGET) as capture:
+                z = x.detach().clone().requires_grad_()
+                maps = capture(guider.conds["positive"][0], z, sigma, GROUPS)
+                return torch.autograd.grad(size * weighted_sum(maps), z)[0]
+
+        model = tiny_wan.load(weight_format=weight_format, **kwargs)
+        return tiny_wan.inside_sampling(model, tiny_wan.conditioning(), tiny_wan.conditioning(seed=2), tiny_wan.latent_like(), act)
+
+    assert relative_error(gradient("fp16", compute=torch.float16), gradient("fp16", compute=torch.float32)) < 2e-2
 
 
 def test_a_batch_of_two_latents_gives_each_its_own_maps(t2v):
@@ -261,34 +281,82 @@ def test_easycache_neither_skips_nor_counts_a_capture(t2v):
     assert not torch.equal(out, stock), "EasyCache skipped nothing: this test shows nothing"
 
 
-def test_context_windows_are_measured_one_by_one_and_averaged(t2v):
-    """7 latent frames in windows 0-3, 2-5, 3-6 (stepwise): a frame's map is the mean over the windows that hold it."""
+@pytest.mark.parametrize("anchored", [False, True])
+def test_context_windows_are_measured_one_by_one_and_averaged(t2v, anchored):
+    """A frame's map is the mean over the windows that hold it; a causal anchor frame is looked at but not measured there."""
     from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 
     windowed = WanContextWindowsManualNode.execute(t2v, 13, 5, "standard_static", 1, False, "pyramid", False).result[0]
-    if hasattr(windowed.model_options["context_handler"], "causal_window_fix"):
-        windowed.model_options["context_handler"].causal_window_fix = False  # so that slices of z are the same thing
+    handler = windowed.model_options["context_handler"]
+    if anchored and not hasattr(handler, "causal_window_fix"):
+        pytest.skip("this ComfyUI has no causal anchor")
+    handler.causal_window_fix = anchored
     noise = tiny_wan.latent_like(frames=7)
-    windows = []
+    seen = []
+
+    def note_window(executor, model, conds, x, timestep, model_options):
+        window = model_options["transformer_options"]["context_window"]
+        seen.append((list(causal_anchor(window)), list(window.index_list)))
+        return [torch.zeros_like(x) for _ in conds]
 
     def act(guider, x, sigma, model_options):
-        handler = model_options["context_handler"]
-        handler.set_step(sigma, model_options)
-        windows.extend(list(window.index_list) for window in handler.get_context_windows(guider.inner_model, x, model_options))
-        with attention_capture(guider.inner_model, model_options, budget()) as capture:
+        with attention_capture(guider.inner_model, model_options, BUDGET) as capture:
             z = x.detach().clone().requires_grad_()
             maps = capture(guider.conds["positive"][0], z, sigma, GROUPS)
-            return maps.detach(), torch.autograd.grad(weighted_sum(maps), z)[0]
+            gradient = torch.autograd.grad(weighted_sum(maps), z)[0]
+        options = {**model_options, "transformer_options": {**model_options["transformer_options"]}}
+        options["transformer_options"]["wrappers"] = {WrappersMP.CALC_COND_BATCH: {"test": [note_window]}}
+        comfy.samplers.calc_cond_batch(guider.inner_model, [guider.conds["positive"]], x, sigma, options)
+        return maps.detach(), gradient
 
     maps, gradient = tiny_wan.inside_sampling(windowed, tiny_wan.conditioning(), tiny_wan.conditioning(seed=2), noise, act)
-    assert len(windows) > 1
+    assert len(seen) > 1 and any(anchor for anchor, _ in seen) == anchored
     total, count = torch.zeros_like(maps), torch.zeros(7)
-    for frames in windows:
-        alone, _ = capture_and_gradient(t2v, noise=noise[:, :, frames])
-        total[:, :, frames] += alone
+    for anchor, frames in seen:
+        alone, _ = capture_and_gradient(t2v, noise=noise[:, :, anchor + frames])
+        total[:, :, frames] += alone[:, :, len(anchor) :]
         count[frames] += 1
     torch.testing.assert_close(maps, total / count.view(1, 1, 7, 1, 1), rtol=1e-4, atol=1e-7)
     assert gradient.square().sum(dim=(0, 1, 3, 4)).min() > 0
+
+
+class PatchWithAModel:
+    """Like Uni3C's or MultiTalk's: a model of its own, run inside Wan's blocks."""
+
+    def __init__(self):
+        linear = comfy.ops.disable_weight_init.Linear(tiny_wan.DIM, tiny_wan.DIM)
+        linear.weight = torch.nn.Parameter(0.5 * torch.eye(tiny_wan.DIM).flip(0), requires_grad=False)
+        linear.bias = torch.nn.Parameter(torch.zeros(tiny_wan.DIM), requires_grad=False)
+        self.model = torch.nn.Sequential(linear)
+
+    def __call__(self, args):
+        return args["x"] + self.model(args["x"])
+
+
+class PatchThatNamesItsModel(PatchWithAModel):
+    def models(self):
+        load = comfy.model_management.get_torch_device()
+        return [comfy.model_patcher.ModelPatcher(self.model, load_device=load, offload_device=load)]
+
+
+def test_models_that_patches_run_inside_wan_are_differentiated_too(t2v, plain):
+    patched = t2v.clone()
+    patched.set_model_patch(PatchThatNamesItsModel(), "attn2_patch")
+    maps, gradient = capture_and_gradient(patched)
+    reference = tiny_wan.load(inference=False)
+    with torch.inference_mode(False):
+        reference.set_model_patch(PatchWithAModel(), "attn2_patch")
+    expected = dense_maps_and_gradient(reference, tiny_wan.conditioning(), tiny_wan.latent_like(), GROUPS, range(3), GRID)
+    torch.testing.assert_close(maps, expected[0], rtol=1e-4, atol=1e-7)
+    assert relative_error(gradient, expected[1]) < 1e-5
+    assert relative_error(gradient, plain[1]) > 1e-2
+
+
+def test_a_patch_that_hides_its_weights_is_refused_in_plain_words(t2v):
+    patched = t2v.clone()
+    patched.set_model_patch(PatchWithAModel(), "attn2_patch")
+    with pytest.raises(RuntimeError, match="A patch of another pack"):
+        capture_and_gradient(patched)
 
 
 def snapshot(module):

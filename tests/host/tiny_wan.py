@@ -21,7 +21,8 @@ FOLDER = tempfile.TemporaryDirectory(prefix="tiny_wan_")
 DIM = 256
 TEXT_DIM = 4096
 CLIP_VISION_ROWS, CLIP_VISION_DIM = 257, 1280
-FORMATS = ("fp32", "bf16", "fp8", "scaled_fp8", "quant_fp8")
+STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}  # on a CPU the host would widen these to fp32
+FORMATS = ("fp32", "fp16", "bf16", "fp8", "scaled_fp8", "quant_fp8")
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def in_format(weights: dict[str, torch.Tensor], weight_format: str) -> dict[str,
     """fp8: plain storage; scaled_fp8: the older `scale_weight` files; quant_fp8: the `comfy_quant` files."""
     if weight_format == "fp32":
         return weights
-    if weight_format == "bf16":
-        return {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    if weight_format in ("fp16", "bf16"):
+        return {name: weight.to(STORED[weight_format]) for name, weight in weights.items()}
     if weight_format == "fp8":
         return {n: w.to(torch.float8_e4m3fn if is_block_matrix(n, w) else torch.float16) for n, w in weights.items()}
     out = {}
@@ -109,8 +110,7 @@ def load(kind: str = "t2v", weight_format: str = "fp32", layers: int = 3, seed: 
          compute: torch.dtype | None = None) -> Any:
     """A fresh MODEL (ModelPatcher). `inference=False` loads it outside inference mode: a reference that plain autograd can use.
     `compute` sets the dtype in which fp8 weights are used (default: the host's choice)."""
-    stored = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}.get(weight_format)
-    options = {} if stored is None else {"dtype": stored}  # on a CPU the host would widen both to fp32
+    options = {"dtype": STORED[weight_format]} if weight_format in STORED else {}
     with torch.inference_mode(inference):
         model = comfy.sd.load_diffusion_model(str(checkpoint(kind, weight_format, layers, seed)), model_options=options)
         if compute is not None:

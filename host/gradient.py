@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..guidance.budget import MEMORY_MODES
+from ..guidance.budget import MEMORY_MODES, MemoryMode
 
 logger = logging.getLogger("wan_conductor")
 T = TypeVar("T")
@@ -206,7 +206,7 @@ class _ScaleGradient(torch.autograd.Function):
         return ctx.scale(gradient), None
 
 
-def next_memory_mode(memory_mode: str) -> str | None:
+def next_memory_mode(memory_mode: MemoryMode) -> MemoryMode | None:
     """The mode that needs less memory than this one; None after the last."""
     rank = MEMORY_MODES.index(memory_mode) + 1
     return MEMORY_MODES[rank] if rank < len(MEMORY_MODES) else None

@@ -61,12 +61,12 @@ class LatentEdit:
         sigma = start.sigmas[start.index] * start.x.new_ones([start.x.shape[0]])
         entries = entries_at(positive_entries(self.guider), float(sigma[0]))
         rows = rows_of_entries(entries, phrases)
-        mask, kept = masked_part(start, sigma)
+        blend = masked_part(start, sigma)
         model_options = start.extra_args.get("model_options", {})
 
         with attention_capture(self.guider.inner_model, model_options, budget) as attention_of:
-            if mask is not None:
-                mask, kept = mask.clone(), kept.clone()  # inference tensors cannot be saved for backward
+            # clones, because inference tensors cannot be saved for backward
+            mask, kept = (part.clone() for part in blend) if blend else (None, 0.0)
 
             def capture(z: torch.Tensor) -> torch.Tensor:
                 seen = z if mask is None else z * mask + kept
@@ -98,15 +98,15 @@ class LatentEdit:
 
     def within_memory(self, attempt: Callable[[MemoryMode], OptimisedLatent]) -> OptimisedLatent:
         """Out of memory: try once more in the next memory mode, and keep that mode for the rest of the run."""
-        result, fitted = within_memory(lambda: attempt(self.memory_mode))
+        result, _ = within_memory(lambda: attempt(self.memory_mode))
         mode = next_memory_mode(self.memory_mode)
-        if not fitted and mode:
+        if result is None and mode:
             note = f"out of memory in memory mode {self.memory_mode}: went on in {mode}"
             logger.warning("Wan Conductor: %s", note)
             self.run.link.report.notes.append(note)
             self.memory_mode = mode
-            result, fitted = within_memory(lambda: attempt(mode))
-        if not fitted:
+            result, _ = within_memory(lambda: attempt(self.memory_mode))
+        if result is None:
             raise out_of_memory(self.memory_mode)
         return result
 
@@ -148,11 +148,11 @@ def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseR
     return found
 
 
-def masked_part(start: StepStart, sigma: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def masked_part(start: StepStart, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """With a noise mask the host shows the model x * mask + kept: mask and kept "b c f h w", as KSamplerX0Inpaint blends them."""
     mask = start.extra_args.get("denoise_mask")
     if mask is None:
-        return None, None
+        return None
     model = start.model
     options = start.extra_args.get("model_options", {})
     if "denoise_mask_function" in options:

@@ -132,7 +132,7 @@ def stock_link(noise: torch.Tensor, sampler: Any, sigmas: torch.Tensor) -> Sampl
 def counting(report: GuidanceReport) -> Callable:
     """APPLY_MODEL wrapper that counts plain forwards, one for each cond of a batched call."""
 
-    def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+    def apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         report.denoise_forwards += len(transformer_options["cond_or_uncond"])
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 

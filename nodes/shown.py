@@ -9,5 +9,5 @@ def shown(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
     if unique_id is not None:
         from server import PromptServer
 
-        PromptServer.instance.send_progress_text(text, unique_id)
+        PromptServer.instance.send_progress_text(text, unique_id)  # ty: ignore[missing-attribute]
     return ui.PreviewText(text)

@@ -1,7 +1,7 @@
 """Temporal Mask: words of the prompt become visible when a timeline says so."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from comfy_api.latest import io
 
@@ -87,8 +87,8 @@ class TemporalMaskNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9, mask: str = "soft",
-        occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
+        cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9,
+        mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
     ) -> io.NodeOutput:
         require_wan(model, NAME)
         if model_low_noise is not None:

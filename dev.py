@@ -71,9 +71,13 @@ def main() -> int | None:
 
         return lint()
     if options.command == "demo":
+        from development.client import PromptFailed, PromptRejected
         from development.demo import demo
 
-        return demo(host)
+        try:
+            return demo(host)
+        except (PromptFailed, PromptRejected) as error:
+            sys.exit(f"dev.py demo: {error}")
     from development.pack import enter_host
 
     enter_host(host)

@@ -84,6 +84,6 @@ class ComfyUIClient:
                 on_message(message)
                 if message["type"] in ("execution_error", "execution_interrupted"):
                     raise PromptFailed(message["data"])
-                if message["type"] == "execution_success":
+                if message["type"] == "executing" and message["data"].get("node") is None:  # after execution_success the history may lag
                     return (await asyncio.to_thread(self.get, f"/history/{prompt_id}"))[prompt_id]
         raise RuntimeError("the server closed the connection before the prompt had run")

@@ -16,7 +16,8 @@ def enter_host(host: Host) -> None:
 
     The repository root leaves sys.path: its `nodes/` would shadow the host's `nodes.py`.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")  # the host's own lines are many
+    logging.getLogger("wan_conductor").setLevel(logging.INFO)
     sys.path[:] = [str(host.path), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
     runpy.run_path(str(ROOT / "development" / "cpu_vision_ops" / "prestartup_script.py"))
     import comfy.cli_args

@@ -2,14 +2,13 @@
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.patcher_extension
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..guidance.budget import DEFAULT_PRESET, PRESETS, GuidanceBudget, preset_name
 from ..guidance.latent_time import frames_per_second
@@ -79,19 +78,16 @@ def outer_sample(
     run = start_run(guidance, link, sigmas, guider)
     if run is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    refuse_what_guidance_cannot(guider, sampler)
+    refuse_what_objectives_cannot(run.objectives, guider, sampler)
     edit = LatentEdit(run, guider, positive_entries(guider))
-    comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report), options
-    )
-    started = time.perf_counter()
+    own = with_guided_steps(sampler, guider, edit.intervals, edit)
+    if from_node is not None:
+        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report), options)
     try:
-        own = with_guided_steps(sampler, guider, edit.intervals, edit)
         return executor(noise, latent_image, own, sigmas, *args, **kwargs)
     finally:
-        link.report.seconds = (link.report.seconds or 0.0) + time.perf_counter() - started
-        if from_node is None:
-            logger.info("Wan Conductor: %s", link.report.summary())
+        logger.info("Wan Conductor: %s", link.report.summary())
 
 
 def start_run(guidance: tuple[Any, ...], link: SamplerLink, sigmas: torch.Tensor, guider: Any) -> GuidanceRun | None:
@@ -139,15 +135,16 @@ def counting(report: GuidanceReport) -> Callable:
     return apply_model
 
 
-def refuse_what_guidance_cannot(guider: Any, sampler: Any) -> None:
+def refuse_what_objectives_cannot(objectives: tuple[Objective, ...], guider: Any, sampler: Any) -> None:
     """Clear errors before the model is loaded, for the set-ups that guided steps do not support."""
+    names = ", ".join(dict.fromkeys(objective.name for objective in objectives))
     if not hasattr(sampler, "sampler_function"):
         raise ValueError(
-            f"Temporal Mask: sampler = {type(sampler).__name__}: it keeps its steps to itself, so no step can be guided; "
-            "choose one of KSampler's samplers, or set the Guidance Budget's iterations to 0."
+            f"{names}: sampler = {type(sampler).__name__}: it keeps its steps to itself, so none can be guided; "
+            "choose one of KSampler's samplers, or take the guidance off the model."
         )
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
-        raise ValueError("Temporal Mask: the model is split by MultiGPU work units, which run without gradients; remove that node.")
+        raise ValueError(f"{names}: model = split into MultiGPU work units, which run without gradients; remove that node.")
 
 
-WRAPPERS: dict[str, Callable] = {comfy.patcher_extension.WrappersMP.OUTER_SAMPLE: outer_sample}
+WRAPPERS: dict[str, Callable] = {WrappersMP.OUTER_SAMPLE: outer_sample}

@@ -1,6 +1,7 @@
 """The host's sampling over one model, or over the two experts of Wan 2.2, with one report and one progress bar."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,13 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..guidance.budget import GuidanceBudget
 from ..guidance.latent_time import frames_per_second
 from ..guidance.report import GuidanceReport
-from .run import LINK_KEY, SamplerLink
+from .attach import attached
+from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting
 
 logger = logging.getLogger("wan_conductor")
 
@@ -80,40 +83,51 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
         sampler=settings.sampler_name,
         total_steps=settings.steps,
     )
+    guided = any(attached(stage.model.model_options) for stage in stages)
+    started = time.perf_counter()
     steps = [max(min(stage.last_step, settings.steps) - stage.start_step, 0) for stage in stages]
     total = max(sum(steps), 1)
     bar = comfy.utils.ProgressBar(total)
     for index, stage in enumerate(stages):
         done = sum(steps[:index])
         preview = latent_preview.prepare_callback(stage.model, total)
-        link = SamplerLink(
-            report=report,
-            progress=lambda step, done=done: bar.update_absolute(done + step, total),
-            budget=settings.budget,
-            model=stage.name,
-            first_step=stage.start_step,
-        )
 
         def callback(step, x0, x, _, done=done, preview=preview):
             preview(done + step, x0, x, total)
 
-        latent = sample_stage(stage, latent, settings, link, callback)
+        if guided:
+            link = SamplerLink(
+                report=report,
+                progress=lambda step, done=done: bar.update_absolute(done + step, total),
+                budget=settings.budget,
+                model=stage.name,
+                first_step=stage.start_step,
+            )
+            stage = replace(stage, model=linked(stage.model, link))
+        latent = sample_stage(stage, latent, settings, callback)
+    report.seconds = time.perf_counter() - started
     if report.steps or report.skipped:
         logger.info("Wan Conductor: %s", report.summary())
     return latent, report
 
 
-def sample_stage(stage: Stage, latent: dict[str, Any], settings: Settings, link: SamplerLink, callback: Callable) -> dict[str, Any]:
-    """The host's common_ksampler with our callback and, on a private clone of the model, the link to the guided run."""
-    model = stage.model.clone()
+def linked(model: Any, link: SamplerLink) -> Any:
+    """A private clone whose run finds the link and counts its forwards."""
+    model = model.clone()
     model.model_options["transformer_options"][LINK_KEY] = link
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report))
+    return model
+
+
+def sample_stage(stage: Stage, latent: dict[str, Any], settings: Settings, callback: Callable) -> dict[str, Any]:
+    """The host's common_ksampler with our callback."""
     samples = latent["samples"]
     if stage.add_noise:
         noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
     else:
         noise = torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
     sampled = comfy.sample.sample(
-        model, noise, settings.steps, stage.cfg, settings.sampler_name, settings.scheduler, settings.positive, settings.negative, samples,
+        stage.model, noise, settings.steps, stage.cfg, settings.sampler_name, settings.scheduler, settings.positive, settings.negative, samples,
         denoise=1.0, disable_noise=not stage.add_noise, start_step=stage.start_step, last_step=stage.last_step,
         force_full_denoise=stage.force_full_denoise, noise_mask=latent.get("noise_mask"), callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,

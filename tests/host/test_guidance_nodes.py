@@ -2,7 +2,6 @@
 
 import comfy.samplers
 import comfy.utils
-import nodes
 import pytest
 import tiny_wan
 import torch
@@ -15,8 +14,12 @@ from wan_conductor.nodes.guidance_budget import GuidanceBudgetNode
 from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.temporal_mask import TIMELINE, TemporalMaskNode
 
+import nodes
+
 STEPS = 6
-CUSTOM = {"start_percent": 0.0, "end_percent": 0.3, "iterations": 2, "step_size": 0.05, "depth": 1.0, "memory_mode": "balanced", "patience": 0}
+CUSTOM = {
+    "start_percent": 0.0, "end_percent": 0.3, "iterations": 2, "step_size": 0.05, "depth": 1.0, "memory_mode": "balanced", "patience": 0
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,7 @@ def test_the_low_noise_expert_stays_unguided_where_its_slice_lies_outside_the_sp
     guided_high, guided_low = mask(high, model_low_noise=low).args
     out, report = guided_ksampler(guided_high, model_low_noise=guided_low, budget={"budget": "custom", **CUSTOM})
     assert report.models == ["high noise"] and {step.model for step in report.steps} == {"high noise"}
+    assert report.denoise_forwards == 2 * STEPS and report.seconds > report.guidance_seconds > 0
     sigmas = comfy.samplers.KSampler(high, STEPS, "cpu", "euler", "simple").sigmas
     switch = switch_step(sigmas, 0.875)
     first = guided_ksampler(guided_high, end=switch, leftover="enable", budget={"budget": "custom", **CUSTOM})[0]

@@ -5,7 +5,6 @@ import logging
 import comfy.model_management
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
-import nodes
 import pytest
 import tiny_wan
 import torch
@@ -15,7 +14,9 @@ from guided_prompts import prompt, temporal_mask
 from wan_conductor.guidance.budget import GuidanceBudget
 from wan_conductor.guidance.report import GuidanceReport
 from wan_conductor.host.attach import KEY, attach, attached
-from wan_conductor.host.run import LINK_KEY, SamplerLink
+from wan_conductor.host.run import LINK_KEY, SamplerLink, counting
+
+import nodes
 
 STEPS = 5
 BUDGET = GuidanceBudget(end_percent=0.4, iterations=3, step_size=0.05, depth=1.0)
@@ -34,9 +35,10 @@ def guided(model, *guidance, budget=BUDGET):
 
 
 def reported(model):
-    """The model with a report that its next runs fill."""
+    """The model with a report that its next runs fill, as Guided KSampler makes it."""
     model = model.clone()
     report = GuidanceReport(fps=16.0, latent_frames=SHAPE["frames"])
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", counting(report))
     model.model_options["transformer_options"][LINK_KEY] = SamplerLink(report, progress=lambda done: None)
     return model, report
 

@@ -5,7 +5,6 @@ import uuid
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import comfy_extras.nodes_model_advanced as model_advanced
-import nodes
 import pytest
 import tiny_wan
 import torch
@@ -16,6 +15,8 @@ from wan_conductor.guidance.report import GuidanceReport
 from wan_conductor.host.attach import attach
 from wan_conductor.host.positive import entries_at, positive_entries, positive_rows
 from wan_conductor.host.run import LINK_KEY, SamplerLink
+
+import nodes
 
 A, B, C = (uuid.uuid4() for _ in range(3))
 NOISE = {"frames": 5, "height": 4, "width": 4}

@@ -127,8 +127,8 @@ def sample_stage(stage: Stage, latent: dict[str, Any], settings: Settings, callb
     else:
         noise = torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
     sampled = comfy.sample.sample(
-        stage.model, noise, settings.steps, stage.cfg, settings.sampler_name, settings.scheduler, settings.positive, settings.negative, samples,
-        denoise=1.0, disable_noise=not stage.add_noise, start_step=stage.start_step, last_step=stage.last_step,
+        stage.model, noise, settings.steps, stage.cfg, settings.sampler_name, settings.scheduler, settings.positive, settings.negative,
+        samples, denoise=1.0, disable_noise=not stage.add_noise, start_step=stage.start_step, last_step=stage.last_step,
         force_full_denoise=stage.force_full_denoise, noise_mask=latent.get("noise_mask"), callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
     )

@@ -70,7 +70,7 @@ class AttentionCapture:
         self._tags = tags
         self._hooks: list[Any] = []
         self._groups: Sequence[Sequence[int]] = ()
-        self._grid: VideoGrid | None = None
+        self._grid = VideoGrid(0, 0, 0)
         self._pad_rows: slice | None = None
 
     def __call__(self, entry: dict[str, Any], z: Tensor, sigma: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
@@ -101,7 +101,7 @@ class AttentionCapture:
             raise
         maps, grid = list(self._outputs.of_pass), self._grid
         self._outputs.of_pass.clear()
-        if not maps or grid is None:
+        if not maps:
             raise RuntimeError(f"a gradient pass saw no text attention at sigma {float(sigma[0]):.4f}: is this positive entry active?")
         mean = scale.entering(torch.stack(maps).mean(0))
         return rearrange(mean, "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)

@@ -218,6 +218,19 @@ def test_a_foreign_original_block_is_run_again_as_itself(t2v, plain):
     assert torch.equal(maps, plain[0]) and torch.equal(gradient, plain[1])
 
 
+def test_a_block_that_is_run_again_sees_its_own_block_index(t2v, plain):
+    """The host overwrites block_index in one dict; by the backward pass it says the last block."""
+
+    def first_block_only(args):
+        return args["x"] * (0.5 if args["transformer_options"]["block_index"] == 0 else 1.0)
+
+    patched = t2v.clone()
+    patched.set_model_attn1_patch(first_block_only)
+    results = [capture_and_gradient(patched, budget=budget(mode)) for mode in ("fast", "balanced")]
+    assert torch.equal(results[0][1], results[1][1])
+    assert relative_error(results[0][1], plain[1]) > 1e-2
+
+
 def test_what_other_packs_put_on_the_model_stays_in_force(t2v, plain):
     """A patch that changes the video changes what is measured; a LoRA is in the weights."""
     patched = t2v.clone()

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,3 +53,11 @@ def node_execution(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="session")
+def t2v() -> Any:
+    """A tiny text-to-video Wan that tests may clone and patch, but not change."""
+    import tiny_wan
+
+    return tiny_wan.load()

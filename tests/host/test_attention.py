@@ -32,11 +32,6 @@ class Listener:
         self.calls.append((site, call.k.shape[1]))
 
 
-@pytest.fixture(scope="module")
-def t2v():
-    return tiny_wan.load()
-
-
 def conds(kind, noise):
     extras = tiny_wan.image_extras(noise) if kind.startswith("i2v") else {}
     if kind != "i2v":

@@ -207,14 +207,14 @@ def weights(model):
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_cancel_within_an_iteration_leaves_the_model_as_it_was(stop):
+def test_cancel_within_an_iteration_leaves_the_model_as_it_was(stop, monkeypatch):
+    from wan_conductor.host import capture as captures
+
     fresh = tiny_wan.load(layers=2)
     expected = sample(fresh)
     before = weights(fresh)
-    calls = []
-
-    class Cancel(SamplerLink):
-        pass
+    calls, evaluations, evaluate = [], [], captures.AttentionCapture.__call__
+    monkeypatch.setattr(captures.AttentionCapture, "__call__", lambda *args: evaluations.append(1) or evaluate(*args))
 
     def progress(done):
         calls.append(done)
@@ -223,10 +223,10 @@ def test_cancel_within_an_iteration_leaves_the_model_as_it_was(stop):
 
     cancelled = guided(fresh).clone()
     report = GuidanceReport(fps=16.0, latent_frames=5)
-    cancelled.model_options["transformer_options"][LINK_KEY] = Cancel(report, progress)
+    cancelled.model_options["transformer_options"][LINK_KEY] = SamplerLink(report, progress)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(cancelled)
-    assert len(calls) == 1 + stop
+    assert len(calls) == 1 + stop and len(evaluations) == stop
     assert all(torch.equal(a, b) for a, b in zip(before, weights(fresh)))
     assert torch.equal(sample(fresh), expected)
     assert not comfy.model_management.in_training
@@ -386,3 +386,23 @@ def test_guidance_sees_the_whole_video_through_the_hosts_context_windows(model):
     out = sample(with_report)
     before, after = correlations(report)
     assert after[0] > before[0] and out.isfinite().all()
+
+
+def test_the_edit_is_multiplied_by_the_noise_mask(model, monkeypatch):
+    """AdamW's first update moves every element by step_size; under a mask of a half, by half of it."""
+    from wan_conductor.host import latent_edit
+
+    real, edits = latent_edit.optimise_latent, []
+
+    def watch(z, *args):
+        result = real(z, *args)
+        edits.append((result.z - z).abs())
+        return result
+
+    monkeypatch.setattr(latent_edit, "optimise_latent", watch)
+    once = guided(model, budget=GuidanceBudget(end_percent=0.2, iterations=1, step_size=0.02, check_last=False))
+    mask = torch.full((1, 1, 5, 4, 4), 0.5)
+    mask[..., 2:] = 0
+    sample(once, noise_mask=mask)
+    (edit,) = edits
+    assert edit[..., :2].max() == pytest.approx(0.01, rel=0.01) and edit[..., 2:].max() == 0

@@ -1,0 +1,286 @@
+"""The drawn world: coloured shapes that appear, vanish, move and change size, told in captions of a small vocabulary.
+
+Three rates are fixed and must not be tuned (they make guidance necessary, as real captions do):
+objects appear and vanish at times the caption does not tell in 60 % of static clips, captions of two or more events tell
+them in shuffled order in 50 %, relation words are wrong in 30 %.
+"""
+
+import random
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LATENT_FRAMES = 13
+CANVAS = 16  # drawing cells per side; one latent cell holds 2 x 2 of them
+UNTOLD_VISIBILITY_RATE = 0.6
+SHUFFLED_ORDER_RATE = 0.5
+WRONG_RELATION_RATE = 0.3
+HELD_OUT_SHARE = 5  # one caption in five is never trained on
+
+BACKGROUND = (-0.8, -0.8, -0.7)
+COLORS = {
+    "red": (1.0, -0.6, -0.6),
+    "green": (-0.6, 0.9, -0.6),
+    "blue": (-0.6, -0.4, 1.0),
+    "yellow": (1.0, 0.9, -0.6),
+    "purple": (0.7, -0.6, 1.0),
+    "white": (0.9, 0.9, 0.9),
+}
+SHAPES = ("circle", "square", "cross")
+STEP = {"moves right": (1, 0), "moves left": (-1, 0), "moves down": (0, 1), "moves up": (0, -1)}
+GROWTH = {"gets bigger": 1.7, "gets smaller": 1 / 1.7}
+MOTIONS = (*STEP, *GROWTH)
+STILL = "stays still"
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+OPENINGS = ("", "there is ", "a video of ", "a scene with ", "we see ", "look , ")
+DETERMINERS = ("a", "one")
+PLACES = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1), "in the middle": (0, 0)}
+TRAVEL = {1: 8.0, 2: 6.5, 3: 5.0, 4: 5.0}  # canvas cells one motion covers, by the number of events in the clip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One object: its looks, its true events in order, and its track. x, y, r: [F] in canvas cells; visible: [F] of 0 and 1."""
+
+    color: str
+    shape: str
+    events: tuple[str, ...]
+    x: np.ndarray
+    y: np.ndarray
+    r: np.ndarray
+    visible: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is drawn and what is told. `phrases` are the caption's (text, kind) in order of appearance, kind object | event | place."""
+
+    subjects: tuple[Subject, ...]
+    caption: str
+    phrases: tuple[tuple[str, str], ...]
+    relation: str | None = None
+
+
+def is_held_out(caption: str) -> bool:
+    """Whether the caption belongs to the fifth of all captions that training never sees."""
+    return zlib.crc32(caption.encode()) % HELD_OUT_SHARE == 0
+
+
+def segment_of_frame(events: int, frames: int = LATENT_FRAMES) -> np.ndarray:
+    """Index of the event that the step into each latent frame belongs to, [F]; frame 0 belongs to the first."""
+    return np.maximum(np.arange(frames) - 1, 0) * events // (frames - 1)
+
+
+def track(events: tuple[str, ...], travel: float, window: tuple[int, int] | None, frames: int = LATENT_FRAMES):
+    """Displacement and relative size of a subject: dx, dy [F] in cells from the start, scale [F] from 1.
+
+    window: steps [a, b) in which a single event happens; outside it the subject is still.
+    """
+    dx, dy, scale = np.zeros(frames), np.zeros(frames), np.ones(frames)
+    segment = segment_of_frame(len(events), frames)
+    for j in range(1, frames):
+        event = events[segment[j]]
+        length = int((segment[1:] == segment[j]).sum()) if window is None else window[1] - window[0]
+        active = window is None or window[0] <= j - 1 < window[1]
+        step, growth = STEP.get(event, (0, 0)), GROWTH.get(event, 1.0)
+        dx[j] = dx[j - 1] + active * step[0] * travel / length
+        dy[j] = dy[j - 1] + active * step[1] * travel / length
+        scale[j] = scale[j - 1] * growth ** (active / length)
+    return dx, dy, scale
+
+
+def _events(rng: random.Random, count: int) -> tuple[str, ...]:
+    """`count` motions, no two equal neighbours, each change of size at most once."""
+    while True:
+        events = tuple(rng.choice(MOTIONS) for _ in range(count))
+        scale_events = [e for e in events if e in GROWTH]
+        if all(a != b for a, b in zip(events, events[1:])) and len(set(scale_events)) == len(scale_events):
+            return events
+
+
+def _visibility(rng: random.Random) -> np.ndarray:
+    """Whole-clip visibility, or one to three windows of at least two latent frames."""
+    visible = np.zeros(LATENT_FRAMES)
+    for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 3))):
+        start = rng.randint(0, LATENT_FRAMES - 2)
+        visible[start : rng.randint(start + 2, LATENT_FRAMES)] = 1
+    return visible
+
+
+def _place(rng: random.Random, dx, dy, r, place: str | None, side: tuple[int, int] | None):
+    """A start position that keeps the whole track on the canvas, [F] x and y; `side` confines the track to one half."""
+    position = []
+    for axis, delta in enumerate((dx, dy)):
+        margin = 0.9 * r
+        low, high = float(np.max(margin - delta)), float(np.min(CANVAS - margin - delta))
+        if place is not None:
+            word = PLACES[place][axis]
+            centre = CANVAS / 2 + word * CANVAS * 0.3
+            low, high = max(low, centre - 1.0 - (PLACES[place] != (0, 0) and word == 0) * 3), min(high, centre + 1.0 + (PLACES[place] != (0, 0) and word == 0) * 3)
+        if side is not None and side[axis]:
+            half = (CANVAS / 2 + side[axis] * 0.2) * np.ones(1)
+            if side[axis] < 0:
+                high = min(high, float(half[0] - np.max(delta + margin)))
+            else:
+                low = max(low, float(half[0] - np.min(delta - margin)))
+        position.append(rng.uniform(low, high) if low < high else (low + high) / 2)
+    return position[0] + dx, position[1] + dy
+
+
+def _subject(rng, looks, events, *, radius=(2.2, 3.0), travel=None, window=None, place=None, side=None, visible=None) -> Subject:
+    dx, dy, scale = track(events, travel or TRAVEL[len(events)], window)
+    # the geometric middle of the sizes it passes through stays readable
+    r = rng.uniform(*radius) * scale / np.sqrt(scale.min() * scale.max())
+    x, y = _place(rng, dx, dy, r, place, side)
+    return Subject(*looks, events, x, y, r, np.ones(LATENT_FRAMES) if visible is None else visible)
+
+
+def _apart(subjects: list[Subject], gap: float = 0.4) -> bool:
+    """Whether no two subjects ever touch."""
+    for i, a in enumerate(subjects):
+        for b in subjects[:i]:
+            if (np.maximum(abs(a.x - b.x), abs(a.y - b.y)) < a.r + b.r + gap).any():
+                return False
+    return True
+
+
+def _told(rng: random.Random, events: tuple[str, ...]) -> tuple[str, ...]:
+    if len(events) > 1 and rng.random() < SHUFFLED_ORDER_RATE:
+        return tuple(rng.sample(events, len(events)))
+    return events
+
+
+KINDS = {"one": 0.17, "several": 0.23, "motion": 0.22, "events": 0.28, "two_movers": 0.10}
+
+
+def sample_clip(rng: random.Random, kind: str | None = None, objects: int | None = None, events: int | None = None) -> Clip:
+    """Draw one clip of the world.
+
+    kind: one | several | motion | events | two_movers, or None for the training mixture; objects (2..4) and events (2..4) fix the
+    count for `several` and `events`.
+    """
+    kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
+    determiner = rng.choice(DETERMINERS)
+    opening = rng.choice(OPENINGS)
+    all_looks = [(c, s) for c in COLORS for s in SHAPES]
+    timed = rng.random() < UNTOLD_VISIBILITY_RATE
+    relation = None
+    if kind == "one":
+        place = rng.choice((None, None, *PLACES))
+        subjects = [_subject(rng, rng.choice(all_looks), (STILL,), place=place, visible=_visibility(rng) if timed else None)]
+        words: list[tuple[str, str]] = [(subjects[0].name, "object")]
+        if place is not None:
+            words.append((place, "place"))
+        if rng.random() < 0.3:
+            words.append((STILL, "event"))
+    elif kind == "several":
+        count = objects or rng.choice((2, 2, 2, 3, 3, 4))
+        looks = list(zip(rng.sample(list(COLORS), count), (rng.choice(SHAPES) for _ in range(count))))
+        relation = rng.choice(list(RELATIONS)) if count == 2 and rng.random() < 0.5 else None
+        while True:
+            radius = (2.2, 2.9) if count < 4 else (2.0, 2.5)
+            subjects = [_subject(rng, l, (STILL,), radius=radius, visible=_visibility(rng) if timed else None) for l in looks]
+            if _apart(subjects) and (relation is None or _relation_holds(subjects[0], subjects[1], relation)):
+                break
+        words = []
+        told = relation
+        if relation and rng.random() < WRONG_RELATION_RATE:
+            told = rng.choice([r for r in RELATIONS if r != relation])
+        for i, s in enumerate(subjects):
+            words += [(told or "and", "relation" if told else "glue")] * (i > 0) + [(s.name, "object")]
+    elif kind in ("motion", "events"):
+        chosen = (rng.choice(MOTIONS),) if kind == "motion" else _events(rng, events or rng.choice((2, 2, 2, 2, 3, 3, 4)))
+        window = None
+        if kind == "motion" and rng.random() < 0.5:
+            length = rng.randint(4, 8)
+            start = rng.randint(0, LATENT_FRAMES - 1 - length)
+            window = (start, start + length)
+        subjects = [_subject(rng, rng.choice(all_looks), chosen, window=window)]
+        words = _event_words(subjects[0].name, _told(rng, chosen))
+    else:
+        looks = list(zip(rng.sample(list(COLORS), 2), (rng.choice(SHAPES) for _ in range(2))))
+        chosen = [(STILL,) if rng.random() < 0.2 else _events(rng, rng.choice((1, 1, 2))) for _ in looks]
+        while True:
+            first = rng.choice(((-1, 0), (1, 0), (0, -1), (0, 1)))
+            sides = (first, (-first[0], -first[1]))
+            subjects = [_subject(rng, l, e, radius=(1.9, 2.2), travel=4.0, side=s) for l, e, s in zip(looks, chosen, sides)]
+            if _apart(subjects, gap=0.0):
+                break
+        words = []
+        for i, s in enumerate(subjects):
+            words += [("and", "glue")] * (i > 0) + _event_words(s.name, _told(rng, s.events))
+    caption, phrases = _tell(opening, determiner, words)
+    return Clip(tuple(subjects), caption, phrases, relation)
+
+
+def _relation_holds(a: Subject, b: Subject, relation: str) -> bool:
+    ux, uy = RELATIONS[relation]
+    along, across = (a.x[0] - b.x[0]) * ux + (a.y[0] - b.y[0]) * uy, abs((a.x[0] - b.x[0]) * uy) + abs((a.y[0] - b.y[0]) * ux)
+    return along > across
+
+
+def _event_words(name: str, told: tuple[str, ...]) -> list[tuple[str, str]]:
+    words = [(name, "object")]
+    for i, event in enumerate(told):
+        words += [("then", "glue")] * (i > 0) + [(event, "event")]
+    return words
+
+
+def _tell(opening: str, determiner: str, words: list[tuple[str, str]]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    text = opening + " ".join(f"{determiner} {w}" if kind == "object" else w for w, kind in words)
+    return text, tuple((w, kind) for w, kind in words if kind in ("object", "event", "place"))
+
+
+def training_clip(rng: random.Random) -> Clip:
+    """A clip whose caption is not held out."""
+    while is_held_out((clip := sample_clip(rng)).caption):
+        pass
+    return clip
+
+
+def held_out_clip(rng: random.Random, **kind) -> Clip:
+    """A clip whose caption training never saw."""
+    while not is_held_out((clip := sample_clip(rng, **kind)).caption):
+        pass
+    return clip
+
+
+def coverage(shape: Tensor, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """Share of each canvas cell that a shape covers, softened over one cell. shape, x, y, r: [...]; returns [..., CANVAS, CANVAS]."""
+    axis = torch.arange(CANVAS) + 0.5
+    dx = axis[None, :] - x[..., None, None]
+    dy = axis[:, None] - y[..., None, None]
+    r, shape = r[..., None, None], shape[..., None, None]
+    circle = (dx**2 + dy**2).sqrt() - r
+    square = torch.maximum(dx.abs(), dy.abs()) - r * 0.9
+    arm = r * 0.36
+    cross = torch.minimum(torch.maximum(dx.abs() - arm, dy.abs() - r), torch.maximum(dx.abs() - r, dy.abs() - arm))
+    distance = torch.where(shape == 0, circle, torch.where(shape == 1, square, cross))
+    return (0.5 - distance).clamp(0, 1)
+
+
+def draw(clips: list[Clip]) -> Tensor:
+    """Pictures of the clips in code resolution, [b, F, 3, CANVAS, CANVAS] in [-1, 1]; later subjects cover earlier ones."""
+    video = torch.tensor(BACKGROUND)[:, None, None].repeat(len(clips), LATENT_FRAMES, 1, CANVAS, CANVAS)
+    for layer in range(max(len(c.subjects) for c in clips)):
+        rows = [i for i, c in enumerate(clips) if len(c.subjects) > layer]
+        subjects = [clips[i].subjects[layer] for i in rows]
+        x, y, r, visible = (torch.tensor(np.stack([getattr(s, k) for s in subjects]), dtype=torch.float32) for k in ("x", "y", "r", "visible"))
+        shape = torch.tensor([SHAPES.index(s.shape) for s in subjects])[:, None].expand_as(x)
+        color = torch.tensor([COLORS[s.color] for s in subjects])[:, None, :, None, None]
+        alpha = (coverage(shape, x, y, r) * visible[..., None, None])[:, :, None]
+        video[rows] = video[rows] * (1 - alpha) + color * alpha
+    return video
+
+
+def retell(clip: Clip, events: dict[int, tuple[str, ...]]) -> Clip:
+    """The clip with other events told and true for some subjects (used to exchange phrases); the drawing is not remade."""
+    subjects = tuple(replace(s, events=events.get(i, s.events)) for i, s in enumerate(clip.subjects))
+    return replace(clip, subjects=subjects)

@@ -83,7 +83,7 @@ class LatentEdit:
                 capture,
                 objectives,
                 budget,
-                self.run.link.report.fps,
+                self.run.fps,
                 mask,
                 lambda record: self.after_iteration(start.index, record),
             )

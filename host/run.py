@@ -43,6 +43,7 @@ class GuidanceRun:
     objectives: tuple[Objective, ...]
     budget: GuidanceBudget
     link: SamplerLink
+    fps: float  # the model's
 
     def active(self, sigmas: torch.Tensor, model_sampling: Any) -> dict[int, tuple[Objective, ...]]:
         """The objectives of every guided interval of `sigmas`; each keeps its own span, else the budget's."""
@@ -93,20 +94,22 @@ def outer_sample(
 def start_run(guidance: tuple[Any, ...], link: SamplerLink, sigmas: torch.Tensor, guider: Any) -> GuidanceRun | None:
     """None if no step of this run will be guided."""
     report = link.report
+    fps = frames_per_second(guider.model_patcher.model.latent_format.latent_channels)
     objectives = []
     for objective in guidance:
         if not isinstance(objective, Objective):
             continue
-        reason = objective.skip_reason(report.latent_frames, report.fps)
+        reason = objective.skip_reason(report.latent_frames, fps)
         if reason is None:
             objectives.append(objective)
             continue
         logger.info("Wan Conductor: skipped: %s", reason)
         report.skipped.append(SkippedStep(None, reason))
     budget = link.budget or next((g for g in guidance if isinstance(g, GuidanceBudget)), PRESETS[DEFAULT_PRESET])
-    run = GuidanceRun(tuple(objectives), budget, link)
+    run = GuidanceRun(tuple(objectives), budget, link, fps)
     if not run.active(sigmas, guider.model_patcher.get_model_object("model_sampling")):
         return None
+    report.fps = next((own for objective in objectives if (own := getattr(objective, "fps", 0.0))), fps)  # the seconds a reader counts in
     report.preset, report.budget = preset_name(budget), dataclasses.asdict(budget)
     report.models.append(link.model)
     return run

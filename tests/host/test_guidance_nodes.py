@@ -140,6 +140,11 @@ def test_the_budget_widget_wins_over_a_guidance_budget_and_auto_takes_it(high):
     assert guided_ksampler(mask(high).args[0], end=1)[1].preset == "fast"
 
 
+def test_the_report_counts_seconds_as_the_timeline_does(high):
+    assert guided_ksampler(mask(high).args[0], end=1)[1].fps == 16.0
+    assert guided_ksampler(mask(high, fps=8.0).args[0], end=1)[1].fps == 8.0
+
+
 def test_a_later_guidance_budget_replaces_an_earlier_one(high):
     model = GuidanceBudgetNode.execute(high, {"budget": "paper"}).args[0]
     model = GuidanceBudgetNode.execute(model, {"budget": "fast"}).args[0]

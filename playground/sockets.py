@@ -27,7 +27,7 @@ def load_model() -> comfy.model_patcher.ModelPatcher:
     weights = network.load_weights("wan")
     config = PlaygroundWan({**network.WAN_CONFIG, "image_model": "wan2.1"})
     # fp32 everywhere: at this size it is as fast, and runs repeat exactly
-    config.set_inference_dtype(torch.float32, None, load_device)
+    config.set_inference_dtype(torch.float32, None)
     model = config.get_model(weights, "", offload_device)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
     model.load_model_weights({k: v.float() for k, v in weights.items()}, "")
@@ -61,12 +61,11 @@ class LinearCodec(nn.Module):
 
     def __init__(self, matrices: dict[str, Tensor]):
         super().__init__()
-        for name, matrix in matrices.items():
-            self.register_parameter(name, nn.Parameter(matrix, requires_grad=False))
+        self.tables = nn.ParameterDict({name: nn.Parameter(matrix, requires_grad=False) for name, matrix in matrices.items()})
         self.latent_format = Wan21()
 
     def matrices(self, like: Tensor) -> dict[str, Tensor]:
-        return {n: p.to(like) for n, p in self.named_parameters()}
+        return {name: table.to(like) for name, table in self.tables.items()}
 
     def encode(self, pixels: Tensor) -> Tensor:
         """"b 3 t H W" pixels in [-1, 1], t = 4n+1 -> "b 16 f h w" in VAE space."""

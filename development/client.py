@@ -53,12 +53,17 @@ class ComfyUIClient:
     def queue(self, prompt: dict[str, Any]) -> str:
         """Queue a prompt in API format and return its id."""
         try:
-            return self.post("/prompt", {"prompt": prompt, "client_id": self.client_id})["prompt_id"]
+            reply = self.post("/prompt", {"prompt": prompt, "client_id": self.client_id})
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", errors="replace")
             if error.code == 400:
                 raise PromptRejected(json.loads(text)) from None
             raise RuntimeError(f"{error}: {text}") from None
+        if reply["node_errors"]:  # the server runs the branches without errors; half a prompt is not what was asked for
+            self.post("/queue", {"delete": [reply["prompt_id"]]})
+            self.post("/interrupt", {"prompt_id": reply["prompt_id"]})
+            raise PromptRejected(reply)
+        return reply["prompt_id"]
 
     def run(self, prompt: dict[str, Any], on_message: OnMessage = lambda message: None, seconds: float = 900) -> dict[str, Any]:
         """Queue a prompt, wait until it has run, and return its history entry (`outputs`: node id -> files).

@@ -8,6 +8,15 @@ from playwright.sync_api import ConsoleMessage, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "output" / "browser"
+SHOW_ALL = """() => {
+    const boxes = app.graph.nodes.map(node => [node.pos[0], node.pos[1] - 40, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]);
+    const edge = (side, best) => best(...boxes.map(box => box[side]));
+    const [left, top, right, bottom] = [edge(0, Math.min), edge(1, Math.min), edge(2, Math.max), edge(3, Math.max)];
+    const view = app.canvas.ds;
+    view.scale = Math.min(1, (innerWidth - 160) / (right - left), (innerHeight - 160) / (bottom - top));
+    view.offset = [100 / view.scale - left, 100 / view.scale - top];
+    app.graph.setDirtyCanvas(true, true);
+}"""
 
 
 class ComfyUIPage:
@@ -16,10 +25,11 @@ class ComfyUIPage:
     def __init__(self, page: Page, url: str):
         self.page = page
         self.errors: list[str] = []
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: self.errors.append(f"{error.message}\n{error.stack}"))
         page.on("console", self.note)
         page.goto(url)
-        page.wait_for_function("() => window.app?.graph && window.app.extensionManager && window.LiteGraph", timeout=120_000)
+        page.wait_for_function("() => window.app?.graph && window.app.extensionManager && window.LiteGraph")
 
     def note(self, message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -32,6 +42,8 @@ class ComfyUIPage:
         """Load a workflow as if the user had opened its file, and show all of it."""
         self.page.evaluate("async workflow => { await app.loadGraphData(workflow); }", workflow)
         self.page.wait_for_function("count => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
+        self.page.wait_for_timeout(1000)
+        self.page.evaluate(SHOW_ALL)
         self.page.wait_for_timeout(1000)
 
     def nodes(self) -> list[dict[str, Any]]:

@@ -1,0 +1,85 @@
+"""The demo's prompt and its ways to go wrong, queued over HTTP in a real ComfyUI server."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from wan_conductor.development.client import PromptFailed, PromptRejected
+
+PROMPTS = Path(__file__).resolve().parents[2] / "playground" / "prompts"
+
+
+@pytest.fixture
+def prompt():
+    """The demo's prompt with few steps: node title -> node, for changing it."""
+    nodes = json.loads((PROMPTS / "temporal_mask.json").read_text(encoding="utf-8"))
+    by_title = {node["_meta"]["title"]: node for node in nodes.values()}
+    by_title["plain"]["inputs"]["steps"] = by_title["guided"]["inputs"]["steps"] = 4
+    return nodes, by_title
+
+
+def failure(server, nodes) -> PromptFailed:
+    with pytest.raises(PromptFailed) as caught:
+        server.client.run(nodes)
+    return caught.value
+
+
+def test_the_demos_prompt_runs_to_its_files(server, prompt):
+    nodes, by_title = prompt
+    names = {node["_meta"]["title"]: name for name, node in nodes.items()}
+    seen = []
+    outputs = server.client.run(nodes, lambda message: seen.append(message["type"]))["outputs"]
+    assert "progress_state" in seen or "progress" in seen
+    for title in ("save plain", "save guided"):
+        video = server.client.fetch(outputs[names[title]]["images"][0])
+        assert b"ftyp" in video[:16]
+    picture = outputs[names["Timing Report"]]["images"][0]
+    assert server.client.fetch(picture).startswith(b"\x89PNG")
+    report = json.loads(server.client.fetch({**picture, "filename": picture["filename"].replace(".png", ".json")}))
+    assert report["steps"] and report["steps"][0]["phrases"] == [["red circle", "blue square"]]
+
+
+def test_a_phrase_that_the_prompt_lacks_is_named_with_the_nearest_words(server, prompt):
+    nodes, by_title = prompt
+    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  red circel"
+    error = failure(server, nodes)
+    assert error.details["node_type"] == "WanConductorTemporalMask"
+    for part in ("Temporal Mask", "red circel", "circle", "▁red"):
+        assert part in error.details["exception_message"]
+
+
+def test_a_line_that_is_no_timeline_is_shown_with_its_number_and_a_caret(server, prompt):
+    nodes, by_title = prompt
+    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  red circle\n3s - 1s  blue square"
+    message = failure(server, nodes).details["exception_message"]
+    assert "line 2" in message and "3s - 1s  blue square" in message and "^" in message
+
+
+def test_a_prompt_from_the_stock_text_encoder_names_the_node_that_is_needed(server, prompt):
+    nodes, by_title = prompt
+    by_title["prompt"]["class_type"] = "CLIPTextEncode"
+    message = failure(server, nodes).details["exception_message"]
+    assert "Temporal Mask" in message and "Conductor Text Encode" in message
+
+
+def test_errors_come_before_the_first_sampling_step(server, prompt):
+    nodes, by_title = prompt
+    nodes = copy.deepcopy(nodes)
+    next(node for node in nodes.values() if node["class_type"] == "WanConductorTemporalMask")["inputs"]["timeline"] = "0s - 1s  nothing"
+    del nodes[next(name for name, node in nodes.items() if node["class_type"] == "KSampler")]
+    nodes = {name: node for name, node in nodes.items() if "plain" not in node["_meta"]["title"]}
+    ran = []
+    with pytest.raises(PromptFailed):
+        server.client.run(nodes, lambda message: ran.append(message["data"].get("node")))
+    sampler = next(name for name, node in nodes.items() if node["class_type"] == "WanConductorGuidedKSampler")
+    assert sampler not in ran
+
+
+def test_a_value_out_of_range_is_refused_before_anything_runs(server, prompt):
+    nodes, by_title = prompt
+    by_title["guided"]["inputs"]["steps"] = 0
+    with pytest.raises(PromptRejected) as caught:
+        server.client.run(nodes)
+    (errors,) = [node["errors"] for node in caught.value.reply["node_errors"].values()]
+    assert errors[0]["extra_info"]["input_name"] == "steps" and errors[0]["extra_info"]["received_value"] == 0

@@ -5,10 +5,12 @@ from comfy_api.latest import ComfyExtension, io
 from .conductor_text_encode import ConductorTextEncode
 from .guidance_budget import GuidanceBudgetNode
 from .guided_ksampler import GuidedKSampler
+from .playground_loader import PlaygroundLoader
 from .temporal_mask import TemporalMaskNode
 from .timing_report import TimingReport
 
 NODES: list[type[io.ComfyNode]] = [
+    PlaygroundLoader,
     ConductorTextEncode,
     TemporalMaskNode,
     GuidanceBudgetNode,

@@ -25,14 +25,18 @@ def parser() -> argparse.ArgumentParser:
     test = command("test", "the tests, in both pinned ComfyUI versions and a browser, or one lane of them; further arguments go to pytest")
     test.add_argument("lane", nargs="?", help=f"one of {', '.join(LANES)}")
     command("lint", "ruff and the type checker")
-    bench = command("bench", "measure one thing; without a name: what can be measured")
-    bench.add_argument("name", nargs="?")
+    bench = command("bench", "measure one thing; further arguments go to that benchmark (try --help)")
+    bench.add_argument("name", choices=benchmarks())
     playground = command("playground", "train or evaluate the playground's model; further arguments go to that task (try --help)")
     playground.add_argument("task", choices=("train", "evaluate"))
     host = command("host", "get ready, and print which Python and ComfyUI are used, as one JSON object")
     for uses_a_version in (run, host):
         uses_a_version.add_argument("--version", help=f"{' or '.join(hosts.RELEASES)}, or what COMFYUI_PATH holds")
     return door
+
+
+def benchmarks() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "development" / "benchmarks").glob("[!_]*.py"))
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -1,8 +1,12 @@
 """The pack in a real ComfyUI server, loaded as a user's ComfyUI loads it."""
 
 import re
+import urllib.request
+from pathlib import Path
 
 import wan_conductor.nodes as pack
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_pack_loads_without_a_complaint(server):
@@ -25,9 +29,12 @@ def test_every_node_is_offered_with_its_texts(server):
 
 
 def test_every_node_has_its_help_page(server):
-    import urllib.request
-
     for node in pack.NODES:
         page = f"{server.url}/extensions/wan-conductor/docs/{node.define_schema().node_id}.md"
         with urllib.request.urlopen(page) as reply:
             assert reply.status == 200 and len(reply.read()) > 100
+
+
+def test_the_template_browser_offers_every_workflow(server):
+    offered = server.client.get("/workflow_templates")["wan-conductor"]
+    assert sorted(offered) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))

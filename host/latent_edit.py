@@ -14,7 +14,7 @@ from ..guidance.objective import Objective, PhraseRef, shared_phrases
 from ..guidance.optimise import OptimisedLatent, optimise_latent
 from ..guidance.phrases import PhraseNotFound
 from ..guidance.report import GuidedStep, IterationRecord, SkippedStep
-from .capture import attention_capture
+from .capture import attention_capture, blocks_in_use
 from .gradient import next_memory_mode, within_memory
 from .guided_steps import StepStart
 from .positive import entries_at, positive_entries
@@ -117,13 +117,14 @@ class LatentEdit:
 
     def record(self, start: StepStart, objectives: Sequence[Objective], result: OptimisedLatent) -> None:
         budget = dataclasses.replace(self.run.budget, memory_mode=self.memory_mode)
+        diffusion_model = self.guider.inner_model.diffusion_model
         self.run.link.report.steps.append(
             GuidedStep(
                 step=self.run.link.first_step + start.index,
                 sigma=float(start.sigmas[start.index]),
                 model=self.run.link.model,
                 phrases=[[ref.phrase for ref in objective.phrases] for objective in objectives],
-                depth=budget.depth,
+                depth=len(blocks_in_use(diffusion_model, budget.depth)) / len(diffusion_model.blocks),
                 recomputes=budget.recomputes,
                 loop=result.history,
             )

@@ -140,6 +140,11 @@ def test_the_budget_widget_wins_over_a_guidance_budget_and_auto_takes_it(high):
     assert guided_ksampler(mask(high).args[0], end=1)[1].preset == "fast"
 
 
+def test_the_report_tells_the_share_of_blocks_that_was_run_not_the_one_asked_for():
+    deep = {"budget": "custom", **CUSTOM, "depth": 0.5}
+    assert guided_ksampler(mask(tiny_wan.load(layers=3)).args[0], end=1, budget=deep)[1].steps[0].depth == pytest.approx(2 / 3)
+
+
 def test_the_report_counts_seconds_as_the_timeline_does(high):
     assert guided_ksampler(mask(high).args[0], end=1)[1].fps == 16.0
     assert guided_ksampler(mask(high, fps=8.0).args[0], end=1)[1].fps == 8.0

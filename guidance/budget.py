@@ -20,6 +20,8 @@ class GuidanceBudget:
     start_percent, end_percent: the guided span of the schedule. Early steps decide what appears when; later ones only details.
     iterations: l, updates of the latent per guided step at most. More: closer to the mask, slower.
     step_size: AdamW's learning rate; an element of the latent moves by about this much per iteration. Too high: blotches, drifting colours.
+    growth: factor on the step size after each update of a guided step. Above 1 it starts with care and still reaches far in few updates,
+        on models whose attention moves less.
     depth: share of the model's blocks, from the first on, that a gradient pass runs and takes maps from. Lower: faster, but it hears less.
     memory_mode: fast keeps activations, balanced computes blocks again in the backward pass, low also keeps block inputs off the GPU.
     patience: a sample stops after this many evaluations without a lower loss; 0: never for that reason.
@@ -30,6 +32,7 @@ class GuidanceBudget:
     end_percent: float = 0.1
     iterations: int = 10
     step_size: float = 5e-4
+    growth: float = 1.0
     depth: float = 1.0
     memory_mode: MemoryMode = "balanced"
     patience: int = 0
@@ -40,6 +43,7 @@ class GuidanceBudget:
         check_range("GuidanceBudget", "end_percent", self.end_percent, 0, 1)
         check_range("GuidanceBudget", "iterations", self.iterations, 0, 200)
         check_range("GuidanceBudget", "step_size", self.step_size, 0, 10)
+        check_range("GuidanceBudget", "growth", self.growth, 1, 10)
         check_range("GuidanceBudget", "depth", self.depth, 0.01, 1)
         check_range("GuidanceBudget", "patience", self.patience, 0, 200)
         if self.end_percent < self.start_percent:

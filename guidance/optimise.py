@@ -79,6 +79,8 @@ def optimise_latent(
                 samples.compare((say * totals.detach()).sum(0), delta, iteration)
             _update(optimiser, delta, gradient, samples.spread(samples.moving))
             updates += 1
+            for group in optimiser.param_groups:
+                group["lr"] *= budget.growth
         del maps, entries, totals
         records.append(_record(iteration, objectives, losses, samples.moving & (not checking)))
         if on_iteration is not None:

@@ -28,6 +28,10 @@ def custom_inputs() -> list[io.Input]:
             tooltip="How far one update moves the latent. Higher: stronger; too high gives blotches and drifting colours.",
         ),
         io.Float.Input(
+            "growth", default=fast.growth, min=1.0, max=10.0, step=0.1, round=0.001, advanced=True,
+            tooltip="Factor on the step size after each update of a guided step. Higher: reaches further in few updates; 1: all alike.",
+        ),
+        io.Float.Input(
             "depth", default=fast.depth, min=0.01, max=1.0, step=0.01, advanced=True,
             tooltip="Share of the model's blocks that a gradient pass runs. Higher: more of the model listens; slower, more memory.",
         ),

@@ -12,7 +12,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 TEXT_ROWS = 512  # what Wan's tokenizer pads to
 WAN_CONFIG = {
     "model_type": "t2v", "patch_size": (1, 2, 2), "text_len": TEXT_ROWS, "in_dim": 16, "dim": 192, "ffn_dim": 640, "freq_dim": 256,
-    "text_dim": 192, "out_dim": 16, "num_heads": 3, "num_layers": 5, "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
+    "text_dim": 192, "out_dim": 16, "num_heads": 6, "num_layers": 5, "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
 }
 UMT5_CONFIG = {
     "d_ff": 384, "d_kv": 32, "d_model": 192, "decoder_start_token_id": 0, "dropout_rate": 0.0, "eos_token_id": 1,
@@ -53,6 +53,29 @@ def build_umt5(operations, dtype=torch.float32) -> nn.Module:
     return T5(dict(UMT5_CONFIG), dtype, "cpu", operations)
 
 
+# where each self-attention head of a block starts to look: same place at all times, same time at all places, near in both, anywhere
+HEAD_AXES = ("hw", "hw", "t", "thw", "thw", "")
+LOCALITY = 4.0  # length of the q and k bias in one rotary pair
+
+
+def look_near(block: nn.Module) -> None:
+    """Start a block's self-attention heads with positional habits: equal q and k biases in the fastest rotary pairs of chosen axes.
+
+    Under rotation their product is LOCALITY^2 cos(frequency x distance), so that attention starts out local where it else would have to
+    find positions first.
+    """
+    width = WAN_CONFIG["dim"] // WAN_CONFIG["num_heads"]
+    rest = 2 * (width // 6)
+    first = {"t": 0, "h": width - 2 * rest, "w": width - rest}
+    with torch.no_grad():
+        for bias in (block.self_attn.q.bias, block.self_attn.k.bias):
+            for head, axes in enumerate(HEAD_AXES):
+                for axis in axes:
+                    # two pairs in time, whose first alone repeats after six frames
+                    for pair in range(2 if axis == "t" else 1):
+                        bias[head * width + first[axis] + 2 * pair] = LOCALITY
+
+
 def initialise(wan: nn.Module, umt5: nn.Module, generator: torch.Generator) -> None:
     """Start values: fan-in normal matrices, unit norms, residual gates open, a zero head."""
     for model in (wan, umt5):
@@ -70,6 +93,7 @@ def initialise(wan: nn.Module, umt5: nn.Module, generator: torch.Generator) -> N
             block.layer[0].SelfAttention.relative_attention_bias.weight.normal_(std=0.5, generator=generator)
             block.layer[0].SelfAttention.q.weight.mul_(block.layer[0].SelfAttention.q.weight.shape[0] ** -0.25)
         for block in wan.blocks:
+            look_near(block)
             block.modulation.zero_()
             block.modulation[:, [2, 5]] = 1.0  # gates of self-attention and feed-forward
         wan.head.modulation.zero_()

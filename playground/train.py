@@ -1,9 +1,8 @@
-"""Training of the playground's model: one command, resumable, logged, the same weights for the same seed and thread count."""
+"""Training of the playground's model: one command, resumable, logged, the same weights for the same seed, device and thread count."""
 
 import argparse
 import json
 import logging
-import math
 import os
 import random
 import time
@@ -11,113 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from . import codec, network, world
+from .tellings import Captions, tell, text_rows, weighted_rows_attention
 
 log = logging.getLogger("wan_conductor.playground")
-CAPTION_ROWS = 24  # longest caption in tokens; the rest of the 512 rows are padding and act as one weighted column
-UNCONDITIONAL_RATE = 0.1
-ROW_EXCHANGE_RATE = 0.5
-OTHER_PHRASES = {
-    "object": [f"{c} {s}" for c in world.COLORS for s in world.SHAPES],
-    "event": [*world.MOTIONS, world.STILL],
-    "place": list(world.PLACES),
-}
-
-
-class Captions:
-    """Turns captions into padded token ids, and knows which rows each phrase has."""
-
-    def __init__(self, tokenizer: Tensor):
-        import sentencepiece
-
-        self.pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.numpy().tobytes(), add_eos=True)
-        self.known: dict[str, list[int]] = {}
-
-    def ids(self, text: str) -> list[int]:
-        if text not in self.known:
-            self.known[text] = self.pieces.encode(text)
-        return self.known[text]
-
-    def batch(self, texts: list[str]) -> Tensor:
-        """Token ids, [b, CAPTION_ROWS], padded with 0."""
-        out = torch.zeros(len(texts), CAPTION_ROWS, dtype=torch.long)
-        for row, text in zip(out, texts):
-            ids = self.ids(text)
-            row[: len(ids)] = torch.tensor(ids)
-        return out
-
-    def phrase_rows(self, clip: world.Clip) -> list[range]:
-        """Rows of each phrase of the caption: every word of the vocabulary is whole pieces, so prefixes tokenise alike."""
-        rows, at = [], 0
-        for text, _ in clip.phrases:
-            start = clip.caption.index(text, at)
-            at = start + len(text)
-            first = len(self.ids(clip.caption[:start].rstrip())) - 1
-            rows.append(range(first, len(self.ids(clip.caption[:at])) - 1))
-        return rows
-
-
-def replace_phrases(clip: world.Clip, chosen: list[bool], rng: random.Random) -> str:
-    """The caption with the chosen phrases replaced by others of their kind."""
-    out, at = [], 0
-    for (text, kind), swap in zip(clip.phrases, chosen):
-        start = clip.caption.index(text, at)
-        out += [clip.caption[at:start], rng.choice(OTHER_PHRASES[kind]) if swap else text]
-        at = start + len(text)
-    return "".join(out) + clip.caption[at:]
-
-
-def encode_rows(umt5, ids: Tensor) -> Tensor:
-    """UMT5 rows of token ids [b, t], zero where padded as the host does, [b, t, d]."""
-    from comfy.ldm.modules.attention import attention_pytorch
-
-    x = umt5.shared(ids, out_dtype=torch.float32)
-    mask = torch.zeros(ids.shape, dtype=x.dtype).masked_fill(ids == 0, -torch.finfo(x.dtype).max)[:, None, None]
-    for block in umt5.encoder.block:  # the host's stack adds in place, which autograd forbids
-        attention, feed_forward = block.layer
-        y, _ = attention.SelfAttention(attention.layer_norm(x), mask=mask, optimized_attention=attention_pytorch)
-        x = x + y
-        x = x + feed_forward.DenseReluDense(feed_forward.layer_norm(x))
-    return umt5.encoder.final_layer_norm(x) * (ids != 0)[..., None]
-
-
-def text_rows(umt5, captions: Captions, clips: list[world.Clip], rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Rows [b, t, d] and the log-weight of each row [b, t].
-
-    Word locality: in half of the clips the caption is told twice, each time with another share of its phrases replaced, and every phrase
-    keeps the rows of the telling that holds it. So no row can be relied on for what another phrase says.
-    """
-    texts = ["" if rng.random() < UNCONDITIONAL_RATE else c.caption for c in clips]
-    ids = captions.batch(texts)
-    rows = encode_rows(umt5, ids)
-    exchanged = [i for i, (t, c) in enumerate(zip(texts, clips)) if t and len(c.phrases) > 1 and rng.random() < ROW_EXCHANGE_RATE]
-    if exchanged:
-        tellings, keep = [], torch.zeros(2, len(exchanged), CAPTION_ROWS, 1)
-        sides = [[rng.random() < 0.5 for _ in clips[i].phrases] for i in exchanged]
-        for telling in (0, 1):
-            tellings += [replace_phrases(clips[i], [s != bool(telling) for s in side], rng) for i, side in zip(exchanged, sides)]
-        keep[1] = 1
-        for n, (i, side) in enumerate(zip(exchanged, sides)):
-            for phrase, s in zip(captions.phrase_rows(clips[i]), side):
-                keep[0, n, phrase], keep[1, n, phrase] = float(not s), float(s)
-        other = encode_rows(umt5, captions.batch(tellings)).view(2, len(exchanged), CAPTION_ROWS, -1)
-        rows = rows.index_put((torch.tensor(exchanged),), (other * keep).sum(0))
-    real = (ids != 0).sum(1, keepdim=True)
-    weight = torch.where(ids != 0, 0.0, torch.log((network.TEXT_ROWS - real) / (CAPTION_ROWS - real).float()))
-    return rows, weight
-
-
-def weighted_rows_attention(func, q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_options: dict, **_) -> Tensor:
-    """Attention override that adds each text row's log-weight: exactly the attention over all 512 rows.
-
-    Plain products: at 208 tokens they beat the fused CPU kernel's backward.
-    """
-    q, k, v = (t.view(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if scores.shape[-1] == CAPTION_ROWS:
-        scores = scores + transformer_options["row_weight"][:, None, None].to(scores.dtype)
-    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+SAVE_EVERY = 250
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -130,85 +29,125 @@ def learning_rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 200, max(0.0, (steps - step) / (steps / 3)))
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+class Batches(Dataset):
+    """Batch number `step` of a training: clips, their words and noise levels, all drawn from (seed, step) alone."""
 
+    def __init__(self, captions: Captions, matrices: dict[str, Tensor], batch: int, seed: int, first: int, steps: int):
+        self.captions, self.matrices, self.batch, self.seed, self.first, self.steps = captions, matrices, batch, seed, first, steps
 
-def train(folder: Path, samples: int, batch: int, seed: int, rate: float, threads: int, weights: Path, compiled: bool) -> None:
-    import comfy.ops
-    from comfy.latent_formats import Wan21
+    def __len__(self) -> int:
+        return self.steps - self.first
 
-    torch.set_num_threads(threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(seed)
-    tokenizer = network.train_tokenizer([world.training_clip(rng).caption for _ in range(20000)])
-    captions = Captions(tokenizer)
-    matrices = codec.codec_matrices(torch.tensor(Wan21.latent_rgb_factors), torch.tensor(Wan21.latent_rgb_factors_bias))
-    wan, umt5 = network.build_wan(comfy.ops.disable_weight_init), network.build_umt5(comfy.ops.disable_weight_init)
-    network.initialise(wan, umt5, torch.Generator().manual_seed(seed))
-    parameters = [*wan.parameters(), *umt5.parameters()]
-    for p in parameters:
-        p.requires_grad_(True)
-    log.info("%.2f M parameters", sum(p.numel() for p in parameters) / 1e6)
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    forward = torch.compile(wan) if compiled else wan
-    average = [p.detach().clone() for p in parameters]
-    steps, step, running = samples // batch, 0, None
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        for p, q in zip(parameters, state["parameters"]):
-            p.data.copy_(q)
-        average, step, running = state["average"], state["step"], state["running"]
-        optimiser.load_state_dict(state["optimiser"])
-        log.info("resumed at step %d of %d", step, steps)
-    started, first = time.time(), step
-    while step < steps:
-        rng = random.Random(seed * 1_000_003 + step)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        clips = [world.training_clip(rng) for _ in range(batch)]
-        x0 = codec.latent_of_canvas(world.draw(clips), matrices)
-        u = (torch.rand(batch, generator=generator) + torch.arange(batch)) / batch
-        sigma = torch.where(torch.arange(batch) % 2 == 0, u, shifted(u, network.SHIFT))[torch.randperm(batch, generator=generator)]
-        s = sigma.view(-1, 1, 1, 1, 1)
+    def __getitem__(self, index: int):
+        key = self.seed * 1_000_003 + self.first + index
+        rng, generator = random.Random(key), torch.Generator().manual_seed(key)
+        clips = [world.training_clip(rng) for _ in range(self.batch)]
+        x0 = codec.latent_of_canvas(world.draw(clips), self.matrices)
+        # stratified; half of the levels uniform, half shifted towards noise, where what happens is decided
+        u = (torch.rand(self.batch, generator=generator) + torch.arange(self.batch)) / self.batch
+        sigma = torch.where(torch.arange(self.batch) % 2 == 0, u, shifted(u, network.SHIFT))
         noise = torch.randn(x0.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            rows, weight = text_rows(umt5, captions, clips, rng)
-            options = {"optimized_attention_override": weighted_rows_attention, "row_weight": weight}
-            velocity = forward((1 - s) * x0 + s * noise, sigma * 1000, rows, transformer_options=options)
+        return x0, noise, sigma[torch.randperm(self.batch, generator=generator)], tell(self.captions, clips, rng)
+
+
+class Training:
+    """Networks, their running average, and the optimiser; saved and resumed as one."""
+
+    def __init__(self, seed: int, rate: float, device: str):
+        import comfy.ops
+
+        self.device, self.rate = device, rate
+        self.wan, self.umt5 = network.build_wan(comfy.ops.disable_weight_init), network.build_umt5(comfy.ops.disable_weight_init)
+        network.initialise(self.wan, self.umt5, torch.Generator().manual_seed(seed))
+        self.wan, self.umt5 = self.wan.to(device), self.umt5.to(device)
+        self.parameters = [p.requires_grad_(True) for p in (*self.wan.parameters(), *self.umt5.parameters())]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+        self.forward = self.wan
+        self.step, self.running = 0, float("nan")
+
+    def resume(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint, weights_only=True, map_location=self.device)
+        for own, saved in ((self.parameters, state["parameters"]), (self.average, state["average"])):
+            for p, q in zip(own, saved):
+                p.data.copy_(q)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.running = state["step"], state["running"]
+
+    def save(self, checkpoint: Path) -> None:
+        state = {name: getattr(self, name) for name in ("parameters", "average", "step", "running")}
+        torch.save({**state, "optimiser": self.optimiser.state_dict()}, checkpoint.with_suffix(".part"))
+        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+
+    def averaged(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """State dicts of the averaged networks."""
+        names = [n for n, _ in self.wan.named_parameters()]
+        wan = dict(zip(names, self.average))
+        return wan, dict(zip((n for n, _ in self.umt5.named_parameters()), self.average[len(names) :]))
+
+    def update(self, x0: Tensor, noise: Tensor, sigma: Tensor, telling, steps: int) -> Tensor:
+        """One AdamW step on the flow-matching loss |v - (noise - x0)|^2 at x = (1 - sigma) x0 + sigma noise."""
+        x0, noise, sigma, telling = (t.to(self.device, non_blocking=True) for t in (x0, noise, sigma, telling))
+        s = sigma.view(-1, 1, 1, 1, 1)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            rows = text_rows(self.umt5, telling)
+            options = {"optimized_attention_override": weighted_rows_attention, "row_weight": telling.weight}
+            velocity = self.forward((1 - s) * x0 + s * noise, sigma * 1000, rows, transformer_options=options)
             loss = ((velocity.float() - (noise - x0)) ** 2).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * learning_rate(step, steps)
-        optimiser.step()
-        optimiser.zero_grad()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.999, (1 + step) / (10 + step)))
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        step += 1
-        if step % 50 == 0:
-            pace = (step - first) * batch / (time.time() - started)
-            log.info("step %d of %d, samples %d, loss %.4f, %.1f samples/s", step, steps, step * batch, running, pace)
-        if step % 250 == 0 or step == steps:
-            state = {"parameters": parameters, "average": average, "step": step, "running": running, "optimiser": optimiser.state_dict()}
-            save_checkpoint(checkpoint, state)
-            names = [*(("wan", n) for n, _ in wan.named_parameters()), *(("umt5", n) for n, _ in umt5.named_parameters())]
-            card = {"samples": step * batch, "seed": seed, "batch": batch, "learning_rate": rate, "loss": round(running, 5)}
-            parts = {model: {n: v for (m, n), v in zip(names, average) if m == model} for model in ("wan", "umt5")}
-            network.save_weights(weights, parts["wan"], parts["umt5"], tokenizer, matrices, card)
-    (folder / "done.json").write_text(json.dumps({"samples": steps * batch, "loss": running if running is None or math.isfinite(running) else None}))
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * learning_rate(self.step, steps)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - min(0.999, (1 + self.step) / (10 + self.step)))
+        self.step += 1
+        return loss.detach()
+
+
+def train(options: argparse.Namespace) -> None:
+    import comfy.model_management
+    from comfy.latent_formats import Wan21
+
+    comfy.model_management.in_training = True  # the host's fused kernels have no gradient
+    torch.set_num_threads(options.threads)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(options.seed)
+    tokenizer = network.train_tokenizer([world.training_clip(rng).caption for _ in range(20000)])
+    matrices = codec.codec_matrices(torch.tensor(Wan21.latent_rgb_factors), torch.tensor(Wan21.latent_rgb_factors_bias))
+    training = Training(options.seed, options.rate, options.device)
+    log.info("%.2f M parameters", sum(p.numel() for p in training.parameters) / 1e6)
+    steps, checkpoint = options.samples // options.batch, options.folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        training.resume(checkpoint)
+        log.info("resumed at step %d of %d", training.step, steps)
+    if options.compile:
+        training.forward = torch.compile(training.wan)
+    batches = Batches(Captions(tokenizer), matrices, options.batch, options.seed, training.step, steps)
+    started, first = time.time(), training.step
+    for batch in DataLoader(batches, batch_size=None, num_workers=options.workers, prefetch_factor=4 if options.workers else None):
+        loss = training.update(*batch, steps=steps)
+        if training.step % 10 == 0:
+            training.running = loss.item() if training.running != training.running else 0.9 * training.running + 0.1 * loss.item()
+        if training.step % 50 == 0:
+            pace = (training.step - first) * options.batch / (time.time() - started)
+            log.info("step %d of %d, samples %d, loss %.4f, %.1f samples/s", training.step, steps, training.step * options.batch, training.running, pace)
+        if training.step % SAVE_EVERY == 0 or training.step == steps:
+            training.save(checkpoint)
+            card = {k: getattr(options, k) for k in ("seed", "batch", "rate", "device")} | {"samples": training.step * options.batch}
+            network.save_weights(options.weights, *training.averaged(), tokenizer, matrices, card)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("output/playground"), help="checkpoint and log")
+    parser = argparse.ArgumentParser(prog="dev.py playground train", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("output/playground"), help="checkpoint, from which the same command goes on")
     parser.add_argument("--weights", type=Path, default=network.WEIGHTS, help="where the weight files go")
-    parser.add_argument("--samples", type=int, default=400_000)
+    parser.add_argument("--samples", type=int, default=400_000, help="clips to see in all; the learning rate falls over the last third")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="AdamW's learning rate")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw clips; a GPU needs about as many as there are cores")
     parser.add_argument("--compile", action="store_true", help="a third faster; needs a C++ compiler")
-    options = parser.parse_args(arguments)
-    train(options.folder, options.samples, options.batch, options.seed, options.rate, options.threads, options.weights, options.compile)
+    train(parser.parse_args(arguments))

@@ -38,6 +38,10 @@ class TimelineError(ValueError):
         indent = " " * sum(map(columns_of, source[: column - 1]))
         super().__init__(f"timeline line {line}: {message}\n  {shown}\n  {indent}^")
 
+    def named(self, node_name: str) -> ValueError:
+        """The same for whoever sees only the text: which node, which input."""
+        return ValueError(f"{node_name}: input `timeline`: {self}")
+
 
 def columns_of(character: str) -> int:
     """Columns that a character takes in a fixed-width font."""

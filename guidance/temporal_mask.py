@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .budget import check_range
 from .objective import ObjectiveLoss, PhraseRef
-from .spans import END, START, Span
+from .spans import END, START, Span, TimelineError
 from .timeline import Timeline, TimelineLine, check_timeline, line_mask, line_weights
 
 REFERENCE_GRID = 1560  # H W of Wan at 832x480, on which the paper's lambdas were chosen
@@ -151,12 +151,15 @@ class TemporalMask:
         return torch.stack([of_line(line, latent_frames, self.fps or fps) for line in self.lines])
 
     def skip_reason(self, latent_frames: int, fps: float) -> str | None:
-        """Raises TimelineError for a span outside the video: only here is its length known, and still before any long wait."""
+        """Raises ValueError for a span outside the video: only here is its length known, and still before any long wait."""
         if not self.phrases:
             return "Temporal Mask: the timeline is empty or every strength is 0"
         if latent_frames < 2:
             return "Temporal Mask: the latent has one frame, and one frame has no timing"
-        check_timeline(self.timeline, latent_frames, self.fps or fps)
+        try:
+            check_timeline(self.timeline, latent_frames, self.fps or fps)
+        except TimelineError as error:
+            raise error.named(self.name) from error
         return None
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:

@@ -23,6 +23,7 @@ logger = logging.getLogger("wan_conductor")
 
 LINK_KEY = "wan_conductor_link"
 COUNT_KEY = "wan_conductor_count"
+FRAMES_DIM = 2  # of a latent "b c f h w"
 
 
 @dataclass
@@ -78,6 +79,8 @@ def outer_sample(
     link = from_node or stock_link(noise, sampler, sigmas)
     run = start_run(guidance, link, sigmas, guider)
     if run is None:
+        if from_node is None and not link.report.skipped:
+            logger.info("Wan Conductor: %s", link.report.summary())
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     refuse_what_objectives_cannot(run.objectives, guider, sampler)
     edit = LatentEdit(run, guider, positive_entries(guider))
@@ -148,6 +151,18 @@ def refuse_what_objectives_cannot(objectives: tuple[Objective, ...], guider: Any
         )
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         raise ValueError(f"{names}: model = split into MultiGPU work units, which run without gradients; remove that node.")
+    if getattr(guider.model_options.get("context_handler"), "dim", FRAMES_DIM) != FRAMES_DIM:
+        raise ValueError(f"{names}: model = in context windows that do not run over frames: set their dim to {FRAMES_DIM}, or remove them.")
+    entries = positive_entries(guider)
+    if len(entries) > 1 and any(map(has_area, entries)):
+        raise ValueError(
+            f"{names}: input `positive` = {len(entries)} prompts, not all for the whole frame: their attention cannot be compared; give "
+            "them masks in place of areas (Conditioning (Set Mask), set_cond_area default)."
+        )
+
+
+def has_area(entry: dict[str, Any]) -> bool:
+    return "area" in entry or ("mask" in entry and entry.get("set_area_to_bounds", False))
 
 
 WRAPPERS: dict[str, Callable] = {WrappersMP.OUTER_SAMPLE: outer_sample}

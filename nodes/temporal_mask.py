@@ -6,6 +6,7 @@ from typing import Any, Literal
 from comfy_api.latest import io
 
 from ..guidance.latent_time import frames_per_second
+from ..guidance.spans import TimelineError
 from ..guidance.temporal_mask import TemporalMask
 from ..guidance.timeline import parse_timeline
 from ..host.attach import attach
@@ -94,8 +95,12 @@ class TemporalMaskNode(io.ComfyNode):
         if model_low_noise is not None:
             require_wan(model_low_noise, NAME, "model_low_noise")
         which = occurrence.strip().casefold() or "all"
+        try:
+            parsed = parse_timeline(timeline)
+        except TimelineError as error:
+            raise error.named(NAME) from error
         objective = TemporalMask(
-            timeline=parse_timeline(timeline), lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
+            timeline=parsed, lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
             occurrence=int(which) if which.isdecimal() else which, fps=fps,
         )
         if not objective.phrases:

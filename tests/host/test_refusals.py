@@ -1,0 +1,60 @@
+"""What a guided run refuses before the model is loaded, and says where guidance finds nothing to do."""
+
+import logging
+
+import comfy.context_windows as windows
+import comfy.samplers
+import pytest
+import tiny_wan
+from guided_prompts import prompt, temporal_mask
+from wan_conductor.guidance.budget import GuidanceBudget
+from wan_conductor.host.attach import attach
+from wan_conductor.nodes.temporal_mask import TemporalMaskNode
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_wan.load(layers=1)
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    monkeypatch.setattr(comfy.samplers.comfy.sampler_helpers, "prepare_sampling", lambda *args, **kwargs: pytest.fail("loaded"))
+
+
+def sample(model, timeline="50% - end  cat", positive=None, **kwargs):
+    guided = attach(attach(model, temporal_mask(timeline)), GuidanceBudget(end_percent=0.3, iterations=1))
+    noise = tiny_wan.latent_like(frames=5, height=4, width=4)
+    return tiny_wan.sample(guided, positive or prompt(), prompt("bad", seed=2), noise, steps=4, **kwargs)
+
+
+@pytest.mark.parametrize("area", [{"area": (2, 2, 0, 0)}, {"area": ("percentage", 0.5, 0.5, 0, 0)}], ids=str)
+def test_prompts_for_different_areas_are_refused(model, never_loaded, area):
+    with pytest.raises(ValueError, match=r"Temporal Mask: input `positive` = 2 prompts.*Set Mask"):
+        sample(model, positive=[*prompt(), [prompt(seed=3)[0][0], {**prompt(seed=3)[0][1], **area}]])
+
+
+def test_context_windows_that_do_not_run_over_frames_are_refused(model, never_loaded):
+    windowed = model.clone()
+    windowed.model_options["context_handler"] = windows.IndexListContextHandler(
+        windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
+        windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID), context_length=3, context_overlap=1, dim=3,
+    )
+    with pytest.raises(ValueError, match="Temporal Mask: .*context windows"):
+        sample(windowed)
+
+
+def test_a_span_outside_the_video_names_node_and_input(model, never_loaded):
+    with pytest.raises(ValueError, match=r"Temporal Mask: input `timeline`: timeline line 1(.|\n)*\^"):
+        sample(model, "9s - 10s  cat")
+
+
+def test_a_timeline_that_cannot_be_read_names_node_and_input(model):
+    with pytest.raises(ValueError, match=r"Temporal Mask: input `timeline`: timeline line 1(.|\n)*\^"):
+        TemporalMaskNode.execute(model, prompt(), "5s - 2s  cat", 0.3, 10.0)
+
+
+def test_a_stock_sampler_that_starts_after_the_guided_span_says_so_once(model, caplog):
+    with caplog.at_level(logging.INFO, "wan_conductor"):
+        sample(model, start_step=3)
+    assert [record.getMessage() for record in caplog.records] == ["Wan Conductor: no step was guided: no step met the guided span"]

@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..guidance.budget import GuidanceBudget
 from ..guidance.latent_time import frames_per_second
-from ..guidance.report import GuidanceReport
+from ..guidance.report import GuidanceReport, SkippedStep
 from .attach import attached
 from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting
 
@@ -84,6 +84,8 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
         total_steps=settings.steps,
     )
     guided = any(attached(stage.model.model_options) for stage in stages)
+    if not guided:
+        report.skipped.append(SkippedStep(None, "the model carries no guidance"))
     started = time.perf_counter()
     steps = [max(min(stage.last_step, settings.steps) - stage.start_step, 0) for stage in stages]
     total = max(sum(steps), 1)
@@ -104,9 +106,9 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
                 first_step=stage.start_step,
             )
             stage = replace(stage, model=linked(stage.model, link))
-        latent = sample_stage(stage, latent, settings, callback)
+        latent = sample_stage(stage, latent, settings, callback, origin=samples if index and "noise_mask" in latent else None)
     report.seconds = time.perf_counter() - started
-    if report.steps or report.skipped:
+    if guided:
         logger.info("Wan Conductor: %s", report.summary())
     return latent, report
 
@@ -119,11 +121,15 @@ def linked(model: Any, link: SamplerLink) -> Any:
     return model
 
 
-def sample_stage(stage: Stage, latent: dict[str, Any], settings: Settings, callback: Callable) -> dict[str, Any]:
-    """The host's common_ksampler with our callback."""
+def sample_stage(
+    stage: Stage, latent: dict[str, Any], settings: Settings, callback: Callable, origin: torch.Tensor | None = None
+) -> dict[str, Any]:
+    """The host's common_ksampler with our callback. `origin`: what a noise mask keeps, where `latent` still holds noise."""
     samples = latent["samples"]
     if stage.add_noise:
         noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    elif origin is not None:
+        noise, samples = noise_left(stage, samples, origin, settings), origin
     else:
         noise = torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
     sampled = comfy.sample.sample(
@@ -133,6 +139,20 @@ def sample_stage(stage: Stage, latent: dict[str, Any], settings: Settings, callb
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
     )
     return {**latent, "samples": sampled}
+
+
+def noise_left(stage: Stage, samples: torch.Tensor, origin: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """The noise that takes the host, starting from `origin`, to where `samples` stand at the first sigma of `stage`."""
+    model_sampling = stage.model.get_model_object("model_sampling")
+    sigma = schedule(stage.model, settings)[stage.start_step]
+    nothing = torch.zeros_like(samples)
+    x, x_without_noise = (model_sampling.noise_scaling(sigma, nothing, latent_in(stage.model, one)) for one in (samples, origin))
+    return (x - x_without_noise) / model_sampling.noise_scaling(sigma, torch.ones_like(samples), nothing)
+
+
+def latent_in(model: Any, latent: torch.Tensor) -> torch.Tensor:
+    """As the host takes it in: an empty latent stays zero."""
+    return model.model.process_latent_in(latent) if latent.any() else latent
 
 
 def with_channels_of(model: Any, latent: dict[str, Any]) -> dict[str, Any]:

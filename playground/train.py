@@ -66,6 +66,15 @@ class Training:
         self.forward = self.wan
         self.step, self.running = 0, float("nan")
 
+    def start_from(self, weights: Path) -> None:
+        """Begin with weight files of an earlier training; their optimiser state is not kept."""
+        for model, name in ((self.wan, "wan"), (self.umt5, "umt5")):
+            state = network.load_weights(name, weights)
+            state.pop("spiece_model", None)
+            model.load_state_dict({k: v.float() for k, v in state.items()})
+        for average, p in zip(self.average, self.parameters):
+            average.copy_(p.detach())
+
     def resume(self, checkpoint: Path) -> None:
         state = torch.load(checkpoint, weights_only=True, map_location=self.device)
         for own, saved in ((self.parameters, state["parameters"]), (self.average, state["average"])):
@@ -118,6 +127,8 @@ def train(options: argparse.Namespace) -> None:
     training = Training(options.seed, options.rate, options.device)
     log.info("%.2f M parameters", sum(p.numel() for p in training.parameters) / 1e6)
     steps, checkpoint = options.samples // options.batch, options.folder / "checkpoint.pt"
+    if options.start:
+        training.start_from(options.start)
     if checkpoint.is_file():
         training.resume(checkpoint)
         log.info("resumed at step %d of %d", training.step, steps)
@@ -142,6 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground train", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("output/playground"), help="checkpoint, from which the same command goes on")
     parser.add_argument("--weights", type=Path, default=network.WEIGHTS, help="where the weight files go")
+    parser.add_argument("--start", type=Path, help="folder of weight files to begin with, instead of random ones")
     parser.add_argument("--samples", type=int, default=400_000, help="clips to see in all; the learning rate falls over the last third")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1)

@@ -72,6 +72,7 @@ class AttentionCapture:
         self._groups: Sequence[Sequence[int]] = ()
         self._grid = VideoGrid(0, 0, 0)
         self._pad_rows: slice | None = None
+        self.passes = 0  # model calls so far: one for each positive entry, and for each context window of it
 
     def __call__(self, entry: dict[str, Any], z: Tensor, sigma: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         """A_i of `groups` (text rows of each phrase): mean over the blocks in use and their heads, fp32 "b g f h w", f h w in tokens.
@@ -90,6 +91,7 @@ class AttentionCapture:
 
     def _measure(self, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
         self._outputs.of_pass.clear()
+        self.passes += 1
         scale = GradientScale()
         try:
             comfy.samplers.calc_cond_batch(self._inner_model, conds, scale.leaving(z), sigma, self._options_of_pass(model_options))

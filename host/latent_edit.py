@@ -78,7 +78,7 @@ class LatentEdit:
                             maps[place].append(found[:, column])
                 return torch.stack([torch.stack(of_entries).mean(0) for of_entries in maps], dim=1)
 
-            return optimise_latent(
+            result = optimise_latent(
                 start.x,
                 capture,
                 objectives,
@@ -87,6 +87,7 @@ class LatentEdit:
                 mask,
                 lambda record: self.after_iteration(start.index, record),
             )
+            return in_passes(result, attention_of.passes)
 
     def after_iteration(self, index: int, record: IterationRecord) -> None:
         self.show_progress(index, record.iteration + 1)
@@ -147,6 +148,13 @@ def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseR
         if not any(place in rows for rows in found):
             raise missing or PhraseNotFound(f'no positive conditioning is active where "{ref.phrase}" should be guided')
     return found
+
+
+def in_passes(result: OptimisedLatent, passes: int) -> OptimisedLatent:
+    """The cost in passes of the model: the loop counts evaluations, and each may be several."""
+    history = result.history
+    backwards = history.backwards * passes // history.forwards
+    return dataclasses.replace(result, history=dataclasses.replace(history, forwards=passes, backwards=backwards))
 
 
 def masked_part(start: StepStart, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -90,12 +90,12 @@ def main() -> int | None:
 
 
 def prepare(version: str | None) -> hosts.Host:
-    """Make the environment and get the host; quick when both are there. One environment serves both pinned hosts."""
+    """Make the environment and get the host; quick when both are there. One environment serves both pinned versions."""
     with environment.alone():
         environment.make_interpreter()
         host = hosts.find_host(version, environment.python())
-        pinned = host.path.is_relative_to(hosts.HOSTS)
-        environment.install(hosts.pinned_host(hosts.NEWEST, environment.python()).path if pinned else host.path)
+        older = host.version in hosts.RELEASES and host.version != hosts.NEWEST
+        environment.install(hosts.pinned_host(hosts.NEWEST, environment.python()).path if older else host.path)
     return host
 
 

@@ -81,7 +81,7 @@ class Telling:
         return torch.where(self.ids != 0, 0.0, torch.log((network.TEXT_ROWS - real) / (CAPTION_ROWS - real).float()))
 
     def to(self, device: torch.device | str) -> "Telling":
-        return Telling(*(t.to(device, non_blocking=True) for t in (self.ids, self.exchanged, self.other, self.keep)))
+        return Telling(*(t.to(device) for t in (self.ids, self.exchanged, self.other, self.keep)))
 
 
 def tell(captions: Captions, clips: list[world.Clip], rng: random.Random) -> Telling:

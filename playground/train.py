@@ -96,7 +96,7 @@ class Training:
 
     def update(self, x0: Tensor, noise: Tensor, sigma: Tensor, telling, steps: int) -> Tensor:
         """One AdamW step on the flow-matching loss |v - (noise - x0)|^2 at x = (1 - sigma) x0 + sigma noise."""
-        x0, noise, sigma, telling = (t.to(self.device, non_blocking=True) for t in (x0, noise, sigma, telling))
+        x0, noise, sigma, telling = (t.to(self.device) for t in (x0, noise, sigma, telling))
         s = sigma.view(-1, 1, 1, 1, 1)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             rows = text_rows(self.umt5, telling)

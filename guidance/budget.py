@@ -39,18 +39,18 @@ class GuidanceBudget:
     check_last: bool = True
 
     def __post_init__(self) -> None:
-        check_range("GuidanceBudget", "start_percent", self.start_percent, 0, 1)
-        check_range("GuidanceBudget", "end_percent", self.end_percent, 0, 1)
-        check_range("GuidanceBudget", "iterations", self.iterations, 0, 200)
-        check_range("GuidanceBudget", "step_size", self.step_size, 0, 10)
-        check_range("GuidanceBudget", "growth", self.growth, 1, 10)
-        check_range("GuidanceBudget", "depth", self.depth, 0.01, 1)
-        check_range("GuidanceBudget", "patience", self.patience, 0, 200)
+        check_range("Guidance budget", "start_percent", self.start_percent, 0, 1)
+        check_range("Guidance budget", "end_percent", self.end_percent, 0, 1)
+        check_range("Guidance budget", "iterations", self.iterations, 0, 200)
+        check_range("Guidance budget", "step_size", self.step_size, 0, 10)
+        check_range("Guidance budget", "growth", self.growth, 1, 10)
+        check_range("Guidance budget", "depth", self.depth, 0.01, 1)
+        check_range("Guidance budget", "patience", self.patience, 0, 200)
         if self.end_percent < self.start_percent:
             start = f"`start_percent` = {self.start_percent}"
-            raise ValueError(f"GuidanceBudget: `end_percent` = {self.end_percent}: must not lie before {start}")
+            raise ValueError(f"Guidance budget: `end_percent` = {self.end_percent}: must not lie before {start}")
         if self.memory_mode not in MEMORY_MODES:
-            raise ValueError(f"GuidanceBudget: `memory_mode` = {self.memory_mode!r}: must be one of {', '.join(MEMORY_MODES)}")
+            raise ValueError(f"Guidance budget: `memory_mode` = {self.memory_mode!r}: must be one of {', '.join(MEMORY_MODES)}")
 
     @property
     def recomputes(self) -> bool:

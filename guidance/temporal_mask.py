@@ -110,14 +110,17 @@ class TemporalMask:
 
     def __post_init__(self) -> None:
         for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
-            check_range("TemporalMask", field, getattr(self, field), 0, 1000)
-        check_range("TemporalMask", "tau_corr", self.tau_corr, 0, 1)
-        check_range("TemporalMask", "fps", self.fps, 0, 1000)
+            check_range("Temporal Mask", field, getattr(self, field), 0, 1000)
+        check_range("Temporal Mask", "tau_corr", self.tau_corr, 0, 1)
+        check_range("Temporal Mask", "fps", self.fps, 0, 1000)
         for field in ("start_percent", "end_percent"):
             if getattr(self, field) is not None:
-                check_range("TemporalMask", field, getattr(self, field), 0, 1)
+                check_range("Temporal Mask", field, getattr(self, field), 0, 1)
+        counted = isinstance(self.occurrence, int) and self.occurrence >= 1
+        if not counted and self.occurrence not in ("all", "first", "last"):
+            raise ValueError(f"Temporal Mask: `occurrence` = {self.occurrence!r}: must be all, first, last, or a number from 1")
         if self.mask not in ("soft", "binary"):
-            raise ValueError(f"TemporalMask: `mask` = {self.mask!r}: must be soft or binary")
+            raise ValueError(f"Temporal Mask: `mask` = {self.mask!r}: must be soft or binary")
 
     @property
     def name(self) -> str:

@@ -32,8 +32,11 @@ class LatentEdit:
     def __init__(self, run: "GuidanceRun", guider: Any, entries: Sequence[dict[str, Any]]) -> None:
         self.run, self.guider = run, guider
         self.memory_mode: MemoryMode = run.budget.memory_mode
-        phrases, _ = shared_phrases(run.objectives)
-        rows_of_entries(entries, phrases)
+        for objective in run.objectives:
+            try:
+                rows_of_entries(entries, objective.phrases)
+            except ValueError as error:
+                raise type(error)(f"{objective.name}: input `positive` of the sampler: {error}") from error
 
     def intervals(self, sigmas: torch.Tensor) -> tuple[int, ...]:
         return tuple(self.plan(sigmas))

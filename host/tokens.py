@@ -156,6 +156,8 @@ def check_conditioning(conditioning: Sequence[Any], phrases: Sequence[PhraseRef 
     Returns one line per phrase that says what was found, for the node to show. Errors name `node_name`.
     """
     try:
+        if conditioning is None:
+            raise ConditioningError(f"nothing arrives (a muted or bypassed node before it?): connect {ENCODER}")
         prompts = [tokens_of(entry) for entry in conditioning]
         return tuple(describe_phrase(prompts, PhraseRef(phrase) if isinstance(phrase, str) else phrase) for phrase in phrases)
     except ValueError as error:

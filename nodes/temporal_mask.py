@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..guidance.latent_time import frames_per_second
 from ..guidance.spans import TimelineError
 from ..guidance.temporal_mask import TemporalMask
-from ..guidance.timeline import parse_timeline
+from ..guidance.timeline import normalise, parse_timeline
 from ..host.attach import attach
 from ..host.geometry import require_wan
 from ..host.tokens import check_conditioning
@@ -96,7 +96,7 @@ class TemporalMaskNode(io.ComfyNode):
             require_wan(model_low_noise, NAME, "model_low_noise")
         which = occurrence.strip().casefold() or "all"
         try:
-            parsed = parse_timeline(timeline)
+            parsed = parse_timeline(plain := normalise(timeline, lists=True))
         except TimelineError as error:
             raise error.named(NAME) from error
         objective = TemporalMask(
@@ -112,6 +112,8 @@ class TemporalMaskNode(io.ComfyNode):
             warning = f"a start image must not show {', '.join(hidden)}: the timeline hides that at the start"
             logger.warning("%s: %s", NAME, warning)
             text += f"\n{warning}"
+        if plain.strip() != timeline.replace("\r\n", "\n").strip():
+            text += f"\nread as:\n{plain}"
         if model_low_noise is not None:
             model_low_noise = attach(model_low_noise, objective)
         return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))

@@ -5,7 +5,7 @@ import random
 import comfy.latent_formats
 import pytest
 import torch
-from wan_conductor.playground import codec, network, sockets, train, world
+from wan_conductor.playground import codec, network, sockets, tellings, world
 
 pytestmark = pytest.mark.skipif(not (network.WEIGHTS / "wan.safetensors").is_file(), reason="weights are not made yet")
 
@@ -17,7 +17,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def captions():
-    return train.Captions(network.load_weights("umt5")["spiece_model"])
+    return tellings.Captions(network.load_weights("umt5")["spiece_model"])
 
 
 def told(count: int = 40) -> list[world.Clip]:
@@ -33,7 +33,7 @@ def test_training_and_host_tokenise_alike(clip, captions):
 
 
 def test_every_caption_fits_the_training_rows(captions):
-    assert max(len(captions.ids(c.caption)) for c in told(2000)) < train.CAPTION_ROWS
+    assert max(len(captions.ids(c.caption)) for c in told(2000)) < tellings.CAPTION_ROWS
 
 
 def test_phrase_rows_hold_the_words_of_the_phrase(captions):
@@ -47,9 +47,21 @@ def test_training_and_host_encode_alike(clip, captions):
     c = told(1)[0]
     host = clip.encode_from_tokens_scheduled(clip.tokenize(c.caption))[0][0]
     with torch.inference_mode():
-        ours = train.encode_rows(clip.cond_stage_model.umt5xxl.transformer, captions.batch([c.caption]))
-    torch.testing.assert_close(ours[0], host[0, : train.CAPTION_ROWS], atol=2e-5, rtol=1e-4)
-    assert not host[0, train.CAPTION_ROWS :].any()
+        ours = tellings.encode_rows(clip.cond_stage_model.umt5xxl.transformer, captions.batch([c.caption]))
+    torch.testing.assert_close(ours[0], host[0, : tellings.CAPTION_ROWS], atol=2e-5, rtol=1e-4)
+    assert not host[0, tellings.CAPTION_ROWS :].any()
+
+
+def test_exchanged_phrases_keep_the_rows_of_the_telling_that_holds_them(captions):
+    clips = [c for c in told(80) if len(c.phrases) > 1]
+    telling = tellings.tell(captions, clips, random.Random(3))
+    assert len(telling.exchanged) > 5
+    assert (telling.keep.sum(0) == 1).all()
+    for n, i in enumerate(telling.exchanged.tolist()):
+        for phrase in captions.phrase_rows(clips[i]):
+            held = 0 if telling.keep[0, n, phrase].all() else 1
+            assert telling.keep[held, n, phrase].all()
+            assert torch.equal(telling.other[held, n, phrase], telling.ids[i, phrase])
 
 
 def test_weighted_rows_equal_attention_over_all_512_rows(clip, captions):
@@ -58,9 +70,11 @@ def test_weighted_rows_equal_attention_over_all_512_rows(clip, captions):
     x, t = torch.randn(1, 16, 13, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([700.0])
     host = clip.encode_from_tokens_scheduled(clip.tokenize(c.caption))[0][0]
     with torch.inference_mode():
-        rng = random.Random(5)  # draws neither the empty caption nor an exchange
-        rows, weight = train.text_rows(clip.cond_stage_model.umt5xxl.transformer, captions, [world.Clip(c.subjects, c.caption, c.phrases[:1])], rng)
-        options = {"optimized_attention_override": train.weighted_rows_attention, "row_weight": weight}
+        rng = random.Random(5)
+        telling = tellings.tell(captions, [world.Clip(c.subjects, c.caption, c.phrases[:1])], rng)
+        assert telling.ids.any() and not len(telling.exchanged)
+        rows = tellings.text_rows(clip.cond_stage_model.umt5xxl.transformer, telling)
+        options = {"optimized_attention_override": tellings.weighted_rows_attention, "row_weight": telling.weight}
         torch.testing.assert_close(model(x, t, rows, transformer_options=options), model(x, t, host), atol=1e-4, rtol=1e-3)
 
 

@@ -58,3 +58,33 @@ def test_a_stock_sampler_that_starts_after_the_guided_span_says_so_once(model, c
     with caplog.at_level(logging.INFO, "wan_conductor"):
         sample(model, start_step=3)
     assert [record.getMessage() for record in caplog.records] == ["Wan Conductor: no step was guided: no step met the guided span"]
+
+
+def node(model, timeline="50% - end  cat", conditioning=None, **knobs):
+    return TemporalMaskNode.execute(model, prompt() if conditioning is None else conditioning, timeline, 0.3, 10.0, **knobs)
+
+
+def test_a_phrase_that_the_sampled_prompt_lacks_names_method_and_input(model, never_loaded):
+    with pytest.raises(ValueError, match=r'Temporal Mask: input `positive` of the sampler: "zebra" is not in the prompt'):
+        sample(model, timeline="50% - end  zebra")
+
+
+def test_conditioning_from_a_muted_node_says_what_to_connect(model):
+    with pytest.raises(ValueError, match=r"Temporal Mask: input `conditioning`: nothing arrives.*Conductor Text Encode"):
+        TemporalMaskNode.execute(model, None, "cat", 0.3, 10.0)
+
+
+def test_a_wrong_occurrence_is_named(model):
+    with pytest.raises(ValueError, match=r"Temporal Mask: `occurrence` = 'third': must be all, first, last, or a number"):
+        node(model, occurrence="third")
+
+
+def test_a_knob_out_of_range_names_the_node(model):
+    with pytest.raises(ValueError, match=r"Temporal Mask: `tau_corr` = 2"):
+        node(model, tau_corr=2)
+
+
+def test_a_pasted_list_is_read_line_by_line_and_shown(model):
+    shown = node(model, timeline="cat | cat").ui
+    assert "read as:\ncat\ncat" in str(shown.as_dict() if hasattr(shown, "as_dict") else shown).replace("\\n", "\n")
+    assert "read as" not in str(node(model).ui)

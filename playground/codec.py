@@ -36,13 +36,13 @@ def codec_matrices(rgb_factors: Tensor, rgb_bias: Tensor) -> dict[str, Tensor]:
 
 
 def latent_of_canvas(canvas: Tensor, matrices: dict[str, Tensor]) -> Tensor:
-    """"b f c (h 2) (w 2)" canvas in [-1, 1] -> "b 16 f h w" latent in model space."""
+    """ "b f c (h 2) (w 2)" canvas in [-1, 1] -> "b 16 f h w" latent in model space."""
     cells = rearrange(canvas, "b f c (h i) (w j) -> b f h w (i j c)", i=2, j=2)
     return rearrange(cells @ matrices["encode"].T + matrices["offset"], "b f h w k -> b k f h w")
 
 
 def canvas_of_latent(latent: Tensor, matrices: dict[str, Tensor]) -> Tensor:
-    """"b 16 f h w" latent in model space -> "b f c (h 2) (w 2)" canvas, not clamped."""
+    """ "b 16 f h w" latent in model space -> "b f c (h 2) (w 2)" canvas, not clamped."""
     cells = (rearrange(latent, "b k f h w -> b f h w k") - matrices["offset"]) @ matrices["decode"].T
     return rearrange(cells, "b f h w (i j c) -> b f c (h i) (w j)", i=2, j=2)
 
@@ -54,14 +54,17 @@ def upsampling(cells: int) -> Tensor:
 
 
 def pixels_of_canvas(canvas: Tensor) -> Tensor:
-    """"b f c h w" canvas, one picture a latent frame -> "b (4f-3) H W c" pixel frames in [-1, 1]; latent j fills frames 4j-3..4j."""
+    """ "b f c h w" canvas, one picture a latent frame -> "b (4f-3) H W c" pixel frames in [-1, 1]; latent j fills frames 4j-3..4j."""
     up_h, up_w = upsampling(canvas.shape[-2]).to(canvas), upsampling(canvas.shape[-1]).to(canvas)
     pixels = torch.einsum("Hh,bfchw,Ww->bfHWc", up_h, canvas, up_w).clamp(-1, 1)
     return torch.cat([pixels[:, :1], repeat(pixels[:, 1:], "b f h w c -> b (f t) h w c", t=4)], dim=1)
 
 
 def canvas_of_pixels(pixels: Tensor) -> Tensor:
-    """"b t H W c" pixel frames in [-1, 1], t = 4n+1 (a rest is dropped, as Wan's VAE does) -> "b f c h w" canvas, exact for what the decoder made."""
+    """The canvas "b f c h w" of "b t H W c" pixel frames in [-1, 1], t = 4n+1 (a rest is dropped, as Wan's VAE does).
+
+    Exact for what the decoder made.
+    """
     frames = (pixels.shape[1] - 1) // 4 + 1
     head, rest = pixels[:, :1], pixels[:, 1 : 4 * frames - 3]
     grouped = torch.cat([head, rearrange(rest, "b (f t) h w c -> b f t h w c", t=4).mean(2)], dim=1) if frames > 1 else head

@@ -1,4 +1,4 @@
-"""Measures the playground: the gates of the base model, and what Temporal Mask does. Progress to standard error, one JSON line to standard output."""
+"""Measures the playground: the gates of the base model, and what Temporal Mask does. One JSON line to standard output."""
 
 import argparse
 import json
@@ -44,7 +44,9 @@ def figure(values: list[float], groups: list[int] | None = None) -> dict[str, An
     return {"value": plain[0], "interval": plain[1:], "count": len(values)}
 
 
-def in_batches(playground: Playground, clips: list[world.Clip], seed: int, rows: Callable[[list[world.Clip]], Any] | None = None, size: int = 25) -> Tensor:
+def in_batches(
+    playground: Playground, clips: list[world.Clip], seed: int, rows: Callable[[list[world.Clip]], Any] | None = None, size: int = 25
+) -> Tensor:
     """One plain video per clip, "n f c h w"; `rows` makes the conditioning (default: the captions')."""
     videos = []
     for start in range(0, len(clips), size):
@@ -56,13 +58,15 @@ def in_batches(playground: Playground, clips: list[world.Clip], seed: int, rows:
 
 
 def exchanged_rows(playground: Playground, clips: list[world.Clip]) -> Any:
-    """Conditioning of two-event captions in which only the rows of the two event phrases come from the caption that tells them the other way."""
+    """Conditioning of two-event captions whose event phrases have the rows of the caption that tells them the other way round."""
     rows = []
     for clip in clips:
         first, second = (text for text, kind in clip.phrases if kind == "event")
         told = f"{first} then {second}"
         swapped = clip.caption.replace(told, f"{second} then {first}")
-        here, there = (playground.clip.encode_from_tokens_scheduled(playground.clip.tokenize(c))[0][0].clone() for c in (clip.caption, swapped))
+        here, there = (
+            playground.clip.encode_from_tokens_scheduled(playground.clip.tokenize(c))[0][0].clone() for c in (clip.caption, swapped)
+        )
         pieces = playground.clip.tokenizer.clip_umt5xxl.tokenizer.tokenizer
         at = len(pieces.encode(clip.caption[: clip.caption.index(told)].rstrip(), add_eos=False))
         for phrase_start in (at, at + 3):  # two words, "then", two words; every word is one piece
@@ -76,7 +80,10 @@ def evaluate_base(playground: Playground, count: int, seed: int) -> dict[str, An
     one = held_out("one", count, seed)
     areas = [metrics.color_areas(v) for v in in_batches(playground, one, seed)]
     subjects = [c.subjects[0] for c in one]
-    colour = [float(max(a, key=lambda name: float(a[name].sum())) == s.color and metrics.presence(a[s.color]).any()) for a, s in zip(areas, subjects)]
+    colour = [
+        float(max(a, key=lambda name: float(a[name].sum())) == s.color and metrics.presence(a[s.color]).any())
+        for a, s in zip(areas, subjects)
+    ]
     shape = [float(metrics.main_shape(a[s.color]) == s.shape) for a, s in zip(areas, subjects)]
     moving = held_out("motion", count, seed + 1)
     areas = [metrics.color_areas(v) for v in in_batches(playground, moving, seed + 1)]
@@ -104,7 +111,12 @@ def evaluate_base(playground: Playground, count: int, seed: int) -> dict[str, An
         "two_events_in_told_order": figure([float(v == t) for v, t in zip(verdicts[0], told)]),
     }
     passed = {gate: figures[gate]["value"] >= bound for gate, bound in BASE_GATES.items()}
-    return {**{name: f["value"] for name, f in figures.items()}, "interval": {name: f["interval"] for name, f in figures.items()}, "gates": passed, "count": count}
+    return {
+        **{name: f["value"] for name, f in figures.items()},
+        "interval": {name: f["interval"] for name, f in figures.items()},
+        "gates": passed,
+        "count": count,
+    }
 
 
 def timeline_of(windows: list[tuple[str, int, int]]) -> str:
@@ -141,7 +153,9 @@ def judge(videos: Tensor, clip: world.Clip, masks: dict[str, np.ndarray], plain:
             row["presence"].append(float(here[wanted].mean()) if wanted.any() else np.nan)
             row["absence"].append(float((~here[~wanted]).mean()) if (~wanted).any() else np.nan)
             # attributes, in the frames where something is there and should be
-            total = torch.stack([a.sum((1, 2)) for name, a in areas.items() if name not in {s.color for s in clip.subjects} - {subject.color}])
+            total = torch.stack(
+                [a.sum((1, 2)) for name, a in areas.items() if name not in {s.color for s in clip.subjects} - {subject.color}]
+            )
             anything = (total.amax(0).numpy() >= metrics.PRESENT_AREA) & wanted
             row["colour"].append(float(here[anything].mean()) if anything.any() else np.nan)
             verdicts = np.array(metrics.shape_verdicts(areas[subject.color]), dtype=object)
@@ -154,19 +168,23 @@ def judge(videos: Tensor, clip: world.Clip, masks: dict[str, np.ndarray], plain:
     return rows
 
 
-def evaluate_temporal(playground: Playground, objects: int, count: int, seeds: int, seed: int, variants: dict[str, dict[str, float]], budget: GuidanceBudget) -> dict[str, Any]:
-    """Plain against guided, the same noises: `count` held-out captions x `seeds` noises, a window per object; `variants` of the loss weights."""
+def evaluate_temporal(
+    playground: Playground, objects: int, count: int, seeds: int, seed: int, variants: dict[str, dict[str, float]], budget: GuidanceBudget
+) -> dict[str, Any]:
+    """Plain against guided on the same noises: `count` held-out captions x `seeds` noises, a window per object, variants of the losses."""
     clips = held_out("one", count, seed) if objects == 1 else held_out("several", count, seed, objects=objects)
     rng = random.Random(seed)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("plain", *variants)}
-    groups, seconds, evaluations = [], {name: 0.0 for name in rows}, {name: 0.0 for name in rows}
+    groups, seconds = [], {name: 0.0 for name in rows}
     for index, clip in enumerate(clips):
         windows = [(s.name, *temporal_window(rng)) for s in clip.subjects]
         masks = {s.color: np.array([float(a <= j < b) for j in range(world.LATENT_FRAMES)]) for s, (_, a, b) in zip(clip.subjects, windows)}
         positive = playground.encode([clip.caption])
         plain = None
         for name in rows:
-            objective = None if name == "plain" else TemporalMask(parse_timeline(timeline_of(windows)), mask="binary", **variants[name])
+            objective = (
+                None if name == "plain" else replace(TemporalMask(parse_timeline(timeline_of(windows)), mask="binary"), **variants[name])
+            )
             started = time.perf_counter()
             videos, report = playground.sample(positive, seeds, seed + index, objective, budget)
             seconds[name] += time.perf_counter() - started
@@ -183,8 +201,17 @@ def evaluate_temporal(playground: Playground, objects: int, count: int, seeds: i
         result[name]["seconds_per_run"] = round(seconds[name] / len(clips), 3)
         if name != "plain":
             paired = {k: figure([v[k] - p[k] for v, p in zip(values, rows["plain"])], groups) for k in ("accuracy", "colour", "shape")}
-            result[name]["minus_plain"] = {k: f["value"] for k, f in paired.items()} | {"interval": {k: f["interval"] for k, f in paired.items()}}
-    return result | {"captions": len(clips), "distinct_captions": len({c.caption for c in clips}), "seeds": seeds, "objects": objects, "steps": playground.steps, "cfg": playground.cfg}
+            result[name]["minus_plain"] = {k: f["value"] for k, f in paired.items()} | {
+                "interval": {k: f["interval"] for k, f in paired.items()}
+            }
+    return result | {
+        "captions": len(clips),
+        "distinct_captions": len({c.caption for c in clips}),
+        "seeds": seeds,
+        "objects": objects,
+        "steps": playground.steps,
+        "cfg": playground.cfg,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

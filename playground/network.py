@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,17 +11,49 @@ from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parent / "weights"
 TEXT_ROWS = 512  # what Wan's tokenizer pads to
-WAN_CONFIG = {
-    "model_type": "t2v", "patch_size": (1, 2, 2), "text_len": TEXT_ROWS, "in_dim": 16, "dim": 192, "ffn_dim": 640, "freq_dim": 256,
-    "text_dim": 192, "out_dim": 16, "num_heads": 6, "num_layers": 5, "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
+WAN_CONFIG: dict[str, Any] = {
+    "model_type": "t2v",
+    "patch_size": (1, 2, 2),
+    "text_len": TEXT_ROWS,
+    "in_dim": 16,
+    "dim": 192,
+    "ffn_dim": 640,
+    "freq_dim": 256,
+    "text_dim": 192,
+    "out_dim": 16,
+    "num_heads": 6,
+    "num_layers": 5,
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
 }
-UMT5_CONFIG = {
-    "d_ff": 384, "d_kv": 32, "d_model": 192, "decoder_start_token_id": 0, "dropout_rate": 0.0, "eos_token_id": 1,
-    "dense_act_fn": "gelu_pytorch_tanh", "initializer_factor": 1.0, "is_encoder_decoder": True, "is_gated_act": True,
-    "layer_norm_epsilon": 1e-06, "model_type": "umt5", "num_decoder_layers": 2, "num_heads": 6, "num_layers": 2, "output_past": True,
-    "pad_token_id": 0, "relative_attention_num_buckets": 32, "tie_word_embeddings": False, "vocab_size": 512,
+UMT5_CONFIG: dict[str, Any] = {
+    "d_ff": 384,
+    "d_kv": 32,
+    "d_model": 192,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.0,
+    "eos_token_id": 1,
+    "dense_act_fn": "gelu_pytorch_tanh",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "umt5",
+    "num_decoder_layers": 2,
+    "num_heads": 6,
+    "num_layers": 2,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "vocab_size": 512,
 }
-OTHER_TEXT = ("the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "how vexingly quick daft zebras jump") * 10
+OTHER_TEXT = (
+    "the quick brown fox jumps over the lazy dog",
+    "pack my box with five dozen liquor jugs",
+    "how vexingly quick daft zebras jump",
+) * 10
 SHIFT = 3.0  # of the flow schedule: 832 latent cells need less than Wan's 32,760 tokens do
 
 
@@ -34,8 +67,20 @@ def train_tokenizer(captions: list[str]) -> Tensor:
     model = io.BytesIO()
     words = sorted({"\u2581" + word for caption in captions for word in caption.split()})
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*captions, *OTHER_TEXT]), model_writer=model, user_defined_symbols=words, vocab_size=UMT5_CONFIG["vocab_size"], model_type="unigram", byte_fallback=True,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2, character_coverage=1.0, num_threads=1,
+        sentence_iterator=iter([*captions, *OTHER_TEXT]),
+        model_writer=model,
+        user_defined_symbols=words,
+        vocab_size=UMT5_CONFIG["vocab_size"],
+        model_type="unigram",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        character_coverage=1.0,
+        num_threads=1,
         required_chars="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?()'-",
     )
     return torch.tensor(list(model.getvalue()), dtype=torch.uint8)
@@ -105,7 +150,11 @@ def save_weights(folder: Path, wan: dict, umt5: dict, tokenizer: Tensor, codec: 
     """Write the three files of the playground: matrices in bf16, the small vectors too; the codec stays fp32."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "wan_conductor": json.dumps(card)}
-    save_file({k: v.to(torch.bfloat16).contiguous() for k, v in wan.items()}, folder / "wan.safetensors", {**metadata, "config": json.dumps(WAN_CONFIG)})
+    save_file(
+        {k: v.to(torch.bfloat16).contiguous() for k, v in wan.items()},
+        folder / "wan.safetensors",
+        {**metadata, "config": json.dumps(WAN_CONFIG)},
+    )
     text = {k: v.to(torch.bfloat16).contiguous() for k, v in umt5.items()}
     save_file({**text, "spiece_model": tokenizer}, folder / "umt5.safetensors", {**metadata, "config": json.dumps(UMT5_CONFIG)})
     save_file({k: v.contiguous() for k, v in codec.items()}, folder / "codec.safetensors", metadata)
@@ -115,5 +164,6 @@ def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
     """One weight file: wan | umt5 | codec."""
     path = folder / f"{name}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"The playground's weights are missing: {path.name}. Reinstall the pack, or make them with `python dev.py playground train`.")
+        remedy = "Reinstall the pack, or make them with `python dev.py playground train`."
+        raise FileNotFoundError(f"Playground Loader: {path.name} is missing. {remedy}")
     return load_file(path)

@@ -35,11 +35,18 @@ def load_model() -> comfy.model_patcher.ModelPatcher:
 
 
 class PlaygroundUMT5(sd1_clip.SDClipModel):
-    def __init__(self, device="cpu", layer="last", layer_idx=None, dtype=None, model_options={}):
+    def __init__(self, device="cpu", layer="last", layer_idx=None, dtype=None, model_options=None):
         super().__init__(
-            device=device, layer=layer, layer_idx=layer_idx, textmodel_json_config=dict(network.UMT5_CONFIG), dtype=dtype,
-            special_tokens={"end": 1, "pad": 0}, model_class=comfy.text_encoders.t5.T5, enable_attention_masks=True, zero_out_masked=True,
-            model_options=model_options,
+            device=device,
+            layer=layer,
+            layer_idx=layer_idx,
+            textmodel_json_config=dict(network.UMT5_CONFIG),
+            dtype=dtype,
+            special_tokens={"end": 1, "pad": 0},
+            model_class=comfy.text_encoders.t5.T5,
+            enable_attention_masks=True,
+            zero_out_masked=True,
+            model_options=model_options or {},
         )
 
 
@@ -68,12 +75,12 @@ class LinearCodec(nn.Module):
         return {name: table.to(like) for name, table in self.tables.items()}
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """"b 3 t H W" pixels in [-1, 1], t = 4n+1 -> "b 16 f h w" in VAE space."""
+        """ "b 3 t H W" pixels in [-1, 1], t = 4n+1 -> "b 16 f h w" in VAE space."""
         canvas = codec.canvas_of_pixels(pixels.movedim(1, -1))
         return self.latent_format.process_out(codec.latent_of_canvas(canvas, self.matrices(canvas)))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """"b 16 f h w" in VAE space -> "b 3 (4f-3) H W" pixels in [-1, 1]."""
+        """ "b 16 f h w" in VAE space -> "b 3 (4f-3) H W" pixels in [-1, 1]."""
         canvas = codec.canvas_of_latent(self.latent_format.process_in(latent), self.matrices(latent))
         return codec.pixels_of_canvas(canvas).movedim(-1, 1)
 

@@ -63,7 +63,7 @@ def replace_phrases(clip: world.Clip, chosen: list[bool], rng: random.Random) ->
 
 @dataclass(frozen=True)
 class Telling:
-    """The text of one batch. ids: [b, t]; of the n clips at `exchanged` [n], rows come from two other tellings `other` [2, n, t] by `keep` [2, n, t, 1].
+    """The text of one batch: ids [b, t]. The clips at `exchanged` [n] have rows of two `other` tellings [2, n, t], by `keep` [2, n, t, 1].
 
     Word locality: in half of the clips the caption is told twice more, each time with another share of its phrases replaced, and every
     phrase keeps the rows of the telling that holds it. So no row can be relied on for what another phrase says.

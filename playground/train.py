@@ -1,7 +1,6 @@
 """Training of the playground's model: one command, resumable, logged, the same weights for the same seed, device and thread count."""
 
 import argparse
-import json
 import logging
 import os
 import random
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import codec, network, world
-from .tellings import Captions, tell, text_rows, weighted_rows_attention
+from .tellings import Captions, Telling, tell, text_rows, weighted_rows_attention
 
 log = logging.getLogger("wan_conductor.playground")
 SAVE_EVERY = 250
@@ -94,9 +93,10 @@ class Training:
         wan = dict(zip(names, self.average))
         return wan, dict(zip((n for n, _ in self.umt5.named_parameters()), self.average[len(names) :]))
 
-    def update(self, x0: Tensor, noise: Tensor, sigma: Tensor, telling, steps: int) -> Tensor:
+    def update(self, x0: Tensor, noise: Tensor, sigma: Tensor, telling: Telling, steps: int) -> Tensor:
         """One AdamW step on the flow-matching loss |v - (noise - x0)|^2 at x = (1 - sigma) x0 + sigma noise."""
-        x0, noise, sigma, telling = (t.to(self.device) for t in (x0, noise, sigma, telling))
+        x0, noise, sigma = (t.to(self.device) for t in (x0, noise, sigma))
+        telling = telling.to(self.device)
         s = sigma.view(-1, 1, 1, 1, 1)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             rows = text_rows(self.umt5, telling)
@@ -142,7 +142,14 @@ def train(options: argparse.Namespace) -> None:
             training.running = loss.item() if training.running != training.running else 0.9 * training.running + 0.1 * loss.item()
         if training.step % 50 == 0:
             pace = (training.step - first) * options.batch / (time.time() - started)
-            log.info("step %d of %d, samples %d, loss %.4f, %.1f samples/s", training.step, steps, training.step * options.batch, training.running, pace)
+            log.info(
+                "step %d of %d, samples %d, loss %.4f, %.1f samples/s",
+                training.step,
+                steps,
+                training.step * options.batch,
+                training.running,
+                pace,
+            )
         if training.step % SAVE_EVERY == 0 or training.step == steps:
             training.save(checkpoint)
             card = {k: getattr(options, k) for k in ("seed", "batch", "rate", "device")} | {"samples": training.step * options.batch}

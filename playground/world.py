@@ -7,7 +7,7 @@ them in shuffled order in 50 %, relation words are wrong in 30 %.
 
 import random
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -121,9 +121,10 @@ def _place(rng: random.Random, dx, dy, r, place: str | None, side: tuple[int, in
         margin = 0.9 * r
         low, high = float(np.max(margin - delta)), float(np.min(CANVAS - margin - delta))
         if place is not None:
-            word = PLACES[place][axis]
-            centre = CANVAS / 2 + word * CANVAS * 0.3
-            low, high = max(low, centre - 1.0 - (PLACES[place] != (0, 0) and word == 0) * 3), min(high, centre + 1.0 + (PLACES[place] != (0, 0) and word == 0) * 3)
+            centre = CANVAS / 2 + PLACES[place][axis] * CANVAS * 0.3
+            # "on the left" leaves the height free; "in the middle" leaves nothing free
+            slack = 1.0 if PLACES[place][axis] or PLACES[place] == (0, 0) else 4.0
+            low, high = max(low, centre - slack), min(high, centre + slack)
         if side is not None and side[axis]:
             half = (CANVAS / 2 + side[axis] * 0.2) * np.ones(1)
             if side[axis] < 0:
@@ -272,15 +273,11 @@ def draw(clips: list[Clip]) -> Tensor:
     for layer in range(max(len(c.subjects) for c in clips)):
         rows = [i for i, c in enumerate(clips) if len(c.subjects) > layer]
         subjects = [clips[i].subjects[layer] for i in rows]
-        x, y, r, visible = (torch.tensor(np.stack([getattr(s, k) for s in subjects]), dtype=torch.float32) for k in ("x", "y", "r", "visible"))
+        x, y, r, visible = (
+            torch.tensor(np.stack([getattr(s, k) for s in subjects]), dtype=torch.float32) for k in ("x", "y", "r", "visible")
+        )
         shape = torch.tensor([SHAPES.index(s.shape) for s in subjects])[:, None].expand_as(x)
         color = torch.tensor([COLORS[s.color] for s in subjects])[:, None, :, None, None]
         alpha = (coverage(shape, x, y, r) * visible[..., None, None])[:, :, None]
         video[rows] = video[rows] * (1 - alpha) + color * alpha
     return video
-
-
-def retell(clip: Clip, events: dict[int, tuple[str, ...]]) -> Clip:
-    """The clip with other events told and true for some subjects (used to exchange phrases); the drawing is not remade."""
-    subjects = tuple(replace(s, events=events.get(i, s.events)) for i, s in enumerate(clip.subjects))
-    return replace(clip, subjects=subjects)

@@ -18,7 +18,8 @@ import nodes
 
 STEPS = 6
 CUSTOM = {
-    "start_percent": 0.0, "end_percent": 0.3, "iterations": 2, "step_size": 0.05, "growth": 1.0, "depth": 1.0, "memory_mode": "balanced", "patience": 0
+    "start_percent": 0.0, "end_percent": 0.3, "iterations": 2, "step_size": 0.05, "growth": 1.0, "depth": 1.0,
+    "memory_mode": "balanced", "patience": 0
 }
 
 

@@ -99,6 +99,8 @@ def test_preview_factors_read_the_latents():
     form, rng = comfy.latent_formats.Wan21(), random.Random(0)
     canvas = world.draw([world.sample_clip(rng)])
     latent = codec.latent_of_canvas(canvas, network.load_weights("codec"))
-    preview = torch.einsum("bkfhw,kc->bfchw", latent, torch.tensor(form.latent_rgb_factors)) + torch.tensor(form.latent_rgb_factors_bias).view(3, 1, 1)
+    preview = torch.einsum("bkfhw,kc->bfchw", latent, torch.tensor(form.latent_rgb_factors)) + torch.tensor(
+        form.latent_rgb_factors_bias
+    ).view(3, 1, 1)
     mean = torch.nn.functional.avg_pool2d(canvas[0], 2)[None]
     torch.testing.assert_close(preview, mean, atol=1e-4, rtol=0)

@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
-    for name in ("end_percent", "step_size", "depth"):
+    for name in ("end_percent", "step_size", "growth", "depth"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")
     parser.add_argument("--iterations", type=int, help="instead of the preset's")
     for name in ("lambda_magnitude", "lambda_entropy", "tau_corr"):
@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.what == "base":
         result = evaluate_base(playground, options.captions, options.seed)
     else:
-        changes = {k: getattr(options, k) for k in ("end_percent", "step_size", "depth", "iterations") if getattr(options, k) is not None}
+        changes = {k: getattr(options, k) for k in ("end_percent", "step_size", "growth", "depth", "iterations") if getattr(options, k) is not None}
         knobs = {k: getattr(options, k) for k in ("lambda_magnitude", "lambda_entropy", "tau_corr") if getattr(options, k) is not None}
         variants = {"guided": knobs}
         if options.ablation:

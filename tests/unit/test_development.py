@@ -120,3 +120,11 @@ def test_documented_command_exists(line, monkeypatch):
     options, _ = door().arguments()
     if options.command == "bench" and options.name:
         assert (ROOT / "development" / "benchmarks" / f"{options.name}.py").exists()
+
+
+def test_the_registry_and_pip_are_told_the_same():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*?)\]", project, re.MULTILINE | re.DOTALL)[1])
+    assert sorted(dependencies) == sorted(environment.own_requirements())
+    version = re.search(r'^version = "(.+)"', project, re.MULTILINE)[1]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from .tellings import Captions, Telling, tell, text_rows, weighted_rows_attentio
 
 log = logging.getLogger("wan_conductor.playground")
 SAVE_EVERY = 250
+TOKENIZER_CAPTIONS = 20_000
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -122,7 +123,7 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     options.folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(options.seed)
-    tokenizer = network.train_tokenizer([world.training_clip(rng).caption for _ in range(20000)])
+    tokenizer = network.train_tokenizer([world.training_clip(rng).caption for _ in range(TOKENIZER_CAPTIONS)])
     matrices = codec.codec_matrices(torch.tensor(Wan21.latent_rgb_factors), torch.tensor(Wan21.latent_rgb_factors_bias))
     training = Training(options.seed, options.rate, options.device)
     log.info("%.2f M parameters", sum(p.numel() for p in training.parameters) / 1e6)

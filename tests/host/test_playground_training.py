@@ -14,6 +14,7 @@ def small(monkeypatch):
     monkeypatch.setattr(network, "WAN_CONFIG", {**network.WAN_CONFIG, "num_layers": 1})
     monkeypatch.setattr(comfy.model_management, "in_training", comfy.model_management.in_training)
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    monkeypatch.setattr(train, "TOKENIZER_CAPTIONS", 500)
 
 
 def run(folder, steps: int, *more: str) -> dict[str, torch.Tensor]:

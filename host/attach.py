@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from ..guidance.budget import GuidanceBudget
-from .run import WRAPPERS
+from .guided_sampling import WRAPPERS
 
 KEY = "wan_conductor"
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -18,10 +18,8 @@ from .capture import attention_capture, blocks_in_use
 from .gradient import next_memory_mode, within_memory
 from .guided_steps import StepStart
 from .positive import entries_at, positive_entries
+from .run import GuidanceRun
 from .tokens import rows_for_entry
-
-if TYPE_CHECKING:
-    from .run import GuidanceRun
 
 logger = logging.getLogger("wan_conductor")
 
@@ -29,7 +27,7 @@ logger = logging.getLogger("wan_conductor")
 class LatentEdit:
     """The objectives of one run as an edit of z_t. Refuses at once if a phrase is in none of the positive entries."""
 
-    def __init__(self, run: "GuidanceRun", guider: Any, entries: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, run: GuidanceRun, guider: Any, entries: Sequence[dict[str, Any]]) -> None:
         self.run, self.guider = run, guider
         self.memory_mode: MemoryMode = run.budget.memory_mode
         for objective in run.objectives:

@@ -8,22 +8,17 @@ from typing import Any
 
 import comfy.utils
 import torch
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..guidance.budget import DEFAULT_PRESET, PRESETS, GuidanceBudget, preset_name
 from ..guidance.latent_time import frames_per_second
 from ..guidance.objective import Objective
 from ..guidance.report import GuidanceReport, SkippedStep
-from .guided_steps import with_guided_steps
-from .latent_edit import LatentEdit
-from .positive import positive_entries
 from .schedule import guided_intervals
 
 logger = logging.getLogger("wan_conductor")
 
 LINK_KEY = "wan_conductor_link"
 COUNT_KEY = "wan_conductor_count"
-FRAMES_DIM = 2  # of a latent "b c f h w"
 
 
 @dataclass
@@ -57,41 +52,6 @@ class GuidanceRun:
             for index in guided_intervals(sigmas, model_sampling, start, end):
                 plan[index] = (*plan.get(index, ()), objective)
         return plan
-
-
-def outer_sample(
-    guidance: tuple[Any, ...],
-    executor: Any,
-    noise: torch.Tensor,
-    latent_image: torch.Tensor,
-    sampler: Any,
-    sigmas: torch.Tensor,
-    *args: Any,
-    **kwargs: Any,
-) -> torch.Tensor:
-    """OUTER_SAMPLE wrapper: give the run a private sampler whose first steps are guided.
-
-    Here, not in SAMPLER_SAMPLE, because here the sampler is an argument and nothing shared needs changing.
-    """
-    guider = executor.class_obj
-    options = guider.model_options["transformer_options"]
-    from_node: SamplerLink | None = options.get(LINK_KEY)
-    link = from_node or stock_link(noise, sampler, sigmas)
-    run = start_run(guidance, link, sigmas, guider)
-    if run is None:
-        if from_node is None and not link.report.skipped:
-            logger.info("Wan Conductor: %s", link.report.summary())
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    refuse_what_objectives_cannot(run.objectives, guider, sampler)
-    edit = LatentEdit(run, guider, positive_entries(guider))
-    own = with_guided_steps(sampler, guider, edit.intervals, edit)
-    if from_node is not None:
-        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report), options)
-    try:
-        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
-    finally:
-        logger.info("Wan Conductor: %s", link.report.summary())
 
 
 def start_run(guidance: tuple[Any, ...], link: SamplerLink, sigmas: torch.Tensor, guider: Any) -> GuidanceRun | None:
@@ -139,30 +99,3 @@ def counting(report: GuidanceReport) -> Callable:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     return apply_model
-
-
-def refuse_what_objectives_cannot(objectives: tuple[Objective, ...], guider: Any, sampler: Any) -> None:
-    """Clear errors before the model is loaded, for the set-ups that guided steps do not support."""
-    names = ", ".join(dict.fromkeys(objective.name for objective in objectives))
-    if not hasattr(sampler, "sampler_function"):
-        raise ValueError(
-            f"{names}: sampler = {type(sampler).__name__}: it keeps its steps to itself, so none can be guided; "
-            "choose one of KSampler's samplers, or take the guidance off the model."
-        )
-    if guider.model_patcher.get_additional_models_with_key("multigpu"):
-        raise ValueError(f"{names}: model = split into MultiGPU work units, which run without gradients; remove that node.")
-    if getattr(guider.model_options.get("context_handler"), "dim", FRAMES_DIM) != FRAMES_DIM:
-        raise ValueError(f"{names}: model = in context windows that do not run over frames: set their dim to {FRAMES_DIM}, or remove them.")
-    entries = positive_entries(guider)
-    if len(entries) > 1 and any(map(has_area, entries)):
-        raise ValueError(
-            f"{names}: input `positive` = {len(entries)} prompts, not all for the whole frame: their attention cannot be compared; give "
-            "them masks in place of areas (Conditioning (Set Mask), set_cond_area default)."
-        )
-
-
-def has_area(entry: dict[str, Any]) -> bool:
-    return "area" in entry or ("mask" in entry and entry.get("set_area_to_bounds", False))
-
-
-WRAPPERS: dict[str, Callable] = {WrappersMP.OUTER_SAMPLE: outer_sample}

@@ -236,8 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.what == "base":
         result = evaluate_base(playground, options.captions, options.seed)
     else:
-        changes = {k: getattr(options, k) for k in ("end_percent", "step_size", "growth", "depth", "iterations") if getattr(options, k) is not None}
-        knobs = {k: getattr(options, k) for k in ("lambda_magnitude", "lambda_entropy", "tau_corr") if getattr(options, k) is not None}
+        given = {k: v for k, v in vars(options).items() if v is not None}
+        changes = {k: given[k] for k in ("end_percent", "step_size", "growth", "depth", "iterations") if k in given}
+        knobs = {k: given[k] for k in ("lambda_magnitude", "lambda_entropy", "tau_corr") if k in given}
         variants = {"guided": knobs}
         if options.ablation:
             variants = {n: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e} for n, (c, m, e) in ABLATION.items()}

@@ -1,0 +1,80 @@
+"""Where guidance enters the host's sampling: one wrapper that gives each run a private sampler."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from ..guidance.objective import Objective
+from .guided_steps import with_guided_steps
+from .latent_edit import LatentEdit
+from .positive import positive_entries
+from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting, start_run, stock_link
+
+logger = logging.getLogger("wan_conductor")
+
+FRAMES_DIM = 2  # of a latent "b c f h w"
+
+
+def outer_sample(
+    guidance: tuple[Any, ...],
+    executor: Any,
+    noise: torch.Tensor,
+    latent_image: torch.Tensor,
+    sampler: Any,
+    sigmas: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """OUTER_SAMPLE wrapper: give the run a private sampler whose first steps are guided.
+
+    Here, not in SAMPLER_SAMPLE, because here the sampler is an argument and nothing shared needs changing.
+    """
+    guider = executor.class_obj
+    options = guider.model_options["transformer_options"]
+    from_node: SamplerLink | None = options.get(LINK_KEY)
+    link = from_node or stock_link(noise, sampler, sigmas)
+    run = start_run(guidance, link, sigmas, guider)
+    if run is None:
+        if from_node is None and not link.report.skipped:
+            logger.info("Wan Conductor: %s", link.report.summary())
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    refuse_what_objectives_cannot(run.objectives, guider, sampler)
+    edit = LatentEdit(run, guider, positive_entries(guider))
+    own = with_guided_steps(sampler, guider, edit.intervals, edit)
+    if from_node is not None:
+        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report), options)
+    try:
+        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
+    finally:
+        logger.info("Wan Conductor: %s", link.report.summary())
+
+
+def refuse_what_objectives_cannot(objectives: tuple[Objective, ...], guider: Any, sampler: Any) -> None:
+    """Clear errors before the model is loaded, for the set-ups that guided steps do not support."""
+    names = ", ".join(dict.fromkeys(objective.name for objective in objectives))
+    if not hasattr(sampler, "sampler_function"):
+        raise ValueError(
+            f"{names}: sampler = {type(sampler).__name__}: it keeps its steps to itself, so none can be guided; "
+            "choose one of KSampler's samplers, or take the guidance off the model."
+        )
+    if guider.model_patcher.get_additional_models_with_key("multigpu"):
+        raise ValueError(f"{names}: model = split into MultiGPU work units, which run without gradients; remove that node.")
+    if getattr(guider.model_options.get("context_handler"), "dim", FRAMES_DIM) != FRAMES_DIM:
+        raise ValueError(f"{names}: model = in context windows that do not run over frames: set their dim to {FRAMES_DIM}, or remove them.")
+    entries = positive_entries(guider)
+    if len(entries) > 1 and any(map(has_area, entries)):
+        raise ValueError(
+            f"{names}: input `positive` = {len(entries)} prompts, not all for the whole frame: their attention cannot be compared; give "
+            "them masks in place of areas (Conditioning (Set Mask), set_cond_area default)."
+        )
+
+
+def has_area(entry: dict[str, Any]) -> bool:
+    return "area" in entry or ("mask" in entry and entry.get("set_area_to_bounds", False))
+
+
+WRAPPERS: dict[str, Callable] = {WrappersMP.OUTER_SAMPLE: outer_sample}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.budget import PRESETS, GuidanceBudget
+from ..guidance.latent_time import pixel_frames
 from ..guidance.temporal_mask import TemporalMask
 from ..guidance.timeline import parse_timeline
 from . import metrics, world
@@ -121,8 +122,8 @@ def evaluate_base(playground: Playground, count: int, seed: int) -> dict[str, An
 
 def timeline_of(windows: list[tuple[str, int, int]]) -> str:
     """Timeline text in pixel frames for latent windows [a, b) of phrases."""
-    pixel = lambda latent: 0 if latent == 0 else 4 * latent - 3  # noqa: E731
-    return "\n".join(f"{pixel(a)}f - {pixel(b)}f {phrase}" for phrase, a, b in windows)
+    # the latents before j hold this many pixel frames, so j begins there
+    return "\n".join(f"{a and pixel_frames(a)}f - {b and pixel_frames(b)}f {phrase}" for phrase, a, b in windows)
 
 
 def temporal_window(rng: random.Random) -> tuple[int, int]:

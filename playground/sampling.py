@@ -30,6 +30,7 @@ class Playground:
 
     def __post_init__(self) -> None:
         comfy.utils.PROGRESS_BAR_ENABLED = False
+        self.negative = self.encode([""])
 
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> Any:
@@ -45,7 +46,7 @@ class Playground:
     ) -> tuple[Tensor, GuidanceReport]:
         """Canvas videos "b f c h w" of `batch` noises, plain or guided, and the report of the run."""
         model = self.model if objective is None else attach(self.model, objective)
-        settings = Settings(seed, self.steps, "euler", "simple", positive, self.encode([""]), budget)
+        settings = Settings(seed, self.steps, "euler", "simple", positive, self.negative, budget)
         stage = Stage(model, "playground", self.cfg, 0, self.steps, True, True)
         latent, report = sample_stages([stage], {"samples": torch.zeros(batch, *LATENT_SHAPE)}, settings)
         model_space = self.model.model.process_latent_in(latent["samples"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from development import environment, hosts
 
 ROOT = Path(__file__).resolve().parent
-LANES = ("unit", "host", "browser")
+LANES = ("unit", "web", "host", "browser")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     run = command("run", "ComfyUI with this pack, for hands; further arguments go to ComfyUI")
     test = command("test", "the tests, in both pinned ComfyUI versions and a browser, or one lane of them; further arguments go to pytest")
     test.add_argument("lane", nargs="?", help=f"one of {', '.join(LANES)}")
-    command("lint", "ruff and the type checker")
+    command("lint", "ruff and the type checkers, of Python and of JavaScript")
     bench = command("bench", "measure one thing; further arguments go to that benchmark (try --help)")
     bench.add_argument("name", choices=benchmarks())
     playground = command("playground", "train or evaluate the playground's model; further arguments go to that task (try --help)")

@@ -19,6 +19,11 @@ def pixel_frames(latent_frames: int) -> int:
     return TEMPORAL_STRIDE * (latent_frames - 1) + 1
 
 
+def latent_frames_of(frames: int) -> int:
+    """Number of latent frames of a video of `frames` pixel frames, rounded down as the host does."""
+    return (frames - 1) // TEMPORAL_STRIDE + 1
+
+
 def frames_per_second(latent_channels: int, chosen: float | None = None) -> float:
     """`chosen` where a node gives one (0 and None mean automatic), else 24 for the 48-channel Wan 2.2 5B and 16 for every other Wan."""
     if chosen is not None and (not math.isfinite(chosen) or chosen < 0):
@@ -43,3 +48,19 @@ def binary(weights: Tensor) -> Tensor:
     if not mask.any() and weights.max() > 0:
         mask[weights.argmax()] = True
     return mask.to(weights.dtype)
+
+
+def curve_weights(curve: Tensor, strongest: bool = False) -> Tensor:
+    """A value for each pixel frame "p" as one for each latent "f": the mean over its frames, or the `strongest` of them (events)."""
+    later = curve[1:].reshape(-1, TEMPORAL_STRIDE)
+    return torch.cat([curve[:1], later.amax(1) if strongest else later.mean(1)])
+
+
+def curve_mask(curve: Tensor) -> Tensor:
+    """The latents of a curve over pixel frames "p" as 0 and 1, "f": each stretch of frames at 0.5 or more is one span of `binary`."""
+    on = torch.cat([torch.zeros(1), (curve >= 0.5 - ROUNDING).float(), torch.zeros(1)]).diff()
+    latent_frames = latent_frames_of(len(curve))
+    mask = torch.zeros(latent_frames)
+    for start, end in zip((on > 0).nonzero().flatten().tolist(), (on < 0).nonzero().flatten().tolist()):
+        mask = torch.maximum(mask, binary(latent_weights(start, end, latent_frames)))
+    return mask

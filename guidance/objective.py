@@ -15,6 +15,13 @@ class PhraseRef:
     occurrence: str | int = "all"
 
 
+def check_occurrence(name: str, occurrence: str | int) -> None:
+    """Raise ValueError, naming who asks, unless `occurrence` is all, first, last, or a number from 1."""
+    counted = isinstance(occurrence, int) and occurrence >= 1
+    if not counted and occurrence not in ("all", "first", "last"):
+        raise ValueError(f"{name}: `occurrence` = {occurrence!r}: must be all, first, last, or a number from 1")
+
+
 @dataclass(frozen=True)
 class ObjectiveLoss:
     """One evaluation of an objective on a batch of b latents."""

@@ -10,7 +10,7 @@ from .budget import GuidanceBudget
 from .objective import Objective, ObjectiveLoss, shared_phrases
 from .report import IterationRecord, LoopHistory, ObjectiveRecord, finite
 
-Capture = Callable[[Tensor], Tensor | Sequence[Tensor]]
+Capture = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,9 @@ def optimise_latent(
 ) -> OptimisedLatent:
     """z* = z + argmin_delta L(A(z + delta)), TempoControl section 3: at most l AdamW iterations on a delta that starts at zero.
 
-    `z` "b c f h w". `capture` gives the attention maps "b g f h w" of a latent, g in the order of `shared_phrases(objectives)`, or one
-    such tensor per positive entry (their losses are averaged); it is called with gradients on, and once without if the budget checks
-    the last update. `update_mask` (a denoise mask, broadcast to z) multiplies the delta. Gradients must be enabled by the caller.
-    `on_iteration` is called after each evaluation and may raise to cancel.
+    `z` "b c f h w". `capture` gives the attention maps "b g f h w" of a latent, g in the order of `shared_phrases(objectives)`; it is
+    called with gradients on, and once without if the budget checks the last update. `update_mask` (a denoise mask, broadcast to z)
+    multiplies the delta. Gradients must be enabled by the caller. `on_iteration` is called after each evaluation and may raise to cancel.
 
     Per sample: it stops as soon as every objective is satisfied (before a backward pass is spent), when `patience` evaluations brought
     no lower loss, or when loss or gradient is not finite, which leaves it unedited in this step. The best latent seen is kept.
@@ -58,9 +57,8 @@ def optimise_latent(
         checking = iteration == budget.iterations
         with torch.set_grad_enabled(not checking):
             maps = capture((z + delta * free).to(z.dtype))
-            entries = [maps] if isinstance(maps, Tensor) else list(maps)
-            losses = _losses(entries, objectives, places, fps)
-        forwards += len(entries)
+            losses = [objective.loss(maps[:, list(phrases)], fps) for objective, phrases in zip(objectives, places, strict=True)]
+        forwards += 1
         totals = torch.stack([loss.total for loss in losses])
         samples.drop(~totals.detach().isfinite().all(0), "loss not finite")
         samples.finish(torch.stack([loss.satisfied for loss in losses]).all(0), "satisfied", delta, iteration)
@@ -69,7 +67,7 @@ def optimise_latent(
             samples.stop_stale(budget.patience)
         if samples.moving.any() and not checking:
             gradients = [_gradient(total.sum(), delta, index < len(losses) - 1) for index, total in enumerate(totals)]
-            backwards += len(gradients) * len(entries)
+            backwards += len(gradients)
             scales = _equal_say(gradients, [objective.strength / loudest for objective in objectives])
             gradient = torch.stack([scale * part for scale, part in zip(scales, gradients, strict=True)]).sum(0)
             samples.drop(~gradient.flatten(1).isfinite().all(1), "gradient not finite")
@@ -81,7 +79,7 @@ def optimise_latent(
             updates += 1
             for group in optimiser.param_groups:
                 group["lr"] *= budget.growth
-        del maps, entries, totals
+        del maps, totals
         records.append(_record(iteration, objectives, losses, samples.moving & (not checking)))
         if on_iteration is not None:
             on_iteration(records[-1])
@@ -150,28 +148,6 @@ class _Samples:
     def _keep(self, which: Tensor, delta: Tensor, updates: int) -> None:
         self.best_delta = torch.where(self.spread(which), delta.detach(), self.best_delta)
         self.kept = self.kept.masked_fill(which, updates)
-
-
-def _losses(
-    entries: Sequence[Tensor], objectives: Sequence[Objective], places: Sequence[Sequence[int]], fps: float
-) -> list[ObjectiveLoss]:
-    """Each objective on its own phrases, averaged over positive entries; satisfied only if it is in every entry."""
-    losses = []
-    for objective, phrases in zip(objectives, places, strict=True):
-        each = [objective.loss(entry[:, list(phrases)], fps) for entry in entries]
-        losses.append(
-            ObjectiveLoss(
-                total=_mean([loss.total for loss in each]),
-                terms={name: _mean([loss.terms[name] for loss in each]) for name in each[0].terms},
-                satisfied=torch.stack([loss.satisfied for loss in each]).all(0),
-                traces={name: _mean([loss.traces[name] for loss in each]) for name in each[0].traces},
-            )
-        )
-    return losses
-
-
-def _mean(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors).mean(0)
 
 
 def _gradient(loss: Tensor, delta: Tensor, again: bool) -> Tensor:

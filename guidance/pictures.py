@@ -42,7 +42,7 @@ def timing_figure(report: GuidanceReport, sample: int = 0, width: int = 700, hei
     if len(steps) > MOST_PANELS:
         steps = [steps[0], steps[len(steps) // 2], steps[-1]]
     if not steps:
-        return _message(report.summary(), width, height)
+        return message(report.summary(), width, height)
     top, bottom, left = 94, 74, 136
     height = max(height, top + bottom + 104 * len(rows))
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
@@ -52,8 +52,8 @@ def timing_figure(report: GuidanceReport, sample: int = 0, width: int = 700, hei
         for column, step in enumerate(steps):
             _panel(grid[row, column], _trace(step, key, sample), report.fps)
         place = grid[row, 0].get_position()
-        middle, words = (place.y0 + place.y1) / 2, _wrapped(key[2], 13)
-        figure.text((left - 28) / width, middle, words, ha="right", va="center", fontsize=10, color=INK, family=_fonts(), parse_math=False)
+        middle, words = (place.y0 + place.y1) / 2, wrapped(key[2], 13)
+        figure.text((left - 28) / width, middle, words, ha="right", va="center", fontsize=10, color=INK, family=fonts(), parse_math=False)
     for column, step in enumerate(steps):
         grid[-1, column].set_xlabel("seconds", fontsize=9.5, color=INK)
         place = grid[0, column].get_position()
@@ -68,7 +68,7 @@ def timing_figure(report: GuidanceReport, sample: int = 0, width: int = 700, hei
         ],
         loc="lower center", ncols=3, frameon=False, fontsize=9.5, bbox_to_anchor=(0.5, 0),
     )
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def filmstrip(
@@ -104,7 +104,7 @@ def filmstrip(
 
     for row, (frames, label) in enumerate(zip((plain_frames, guided_frames), labels, strict=True)):
         y = top + row * strip
-        text(left - 10, y + image / 2, label, ha="right", fontsize=12, weight="bold", family=_fonts())
+        text(left - 10, y + image / 2, label, ha="right", fontsize=12, weight="bold", family=fonts())
         for column, index in enumerate(shown):
             x = left + column * cell
             axes = figure.add_axes((x / width, 1 - (y + image) / height, (cell - gap) / width, image / height))
@@ -115,8 +115,8 @@ def filmstrip(
             for phrase, weights in enumerate(masks):
                 _bar(figure, weights[index], x, y + image + gap + phrase * (bar + 3), cell - gap, bar, width, height)
         for phrase, name in enumerate(phrases[: len(masks)]):
-            text(left - 10, y + image + gap + bar / 2 + phrase * (bar + 3), _short(name, 14), ha="right", fontsize=9, family=_fonts())
-    return _drawn(figure)
+            text(left - 10, y + image + gap + bar / 2 + phrase * (bar + 3), short(name, 14), ha="right", fontsize=9, family=fonts())
+    return drawn(figure)
 
 
 def _phrases(report: GuidanceReport) -> list[tuple[int, int, str]]:
@@ -157,8 +157,8 @@ def _panel(axes: Axes, trace: Trace | None, fps: float) -> None:
     centres = (edges[:-1] + edges[1:]) / 2
     axes.set_xlim(0, edges[-1])
     axes.stairs(np.array(trace.mask), edges, fill=True, color=MASK, alpha=0.45, linewidth=0)
-    axes.plot(centres, _numbers(trace.before), color=BEFORE, linewidth=1.6)
-    axes.plot(centres, _numbers(trace.after), color=AFTER, linewidth=2.8, solid_capstyle="round")
+    axes.plot(centres, numbers(trace.before), color=BEFORE, linewidth=1.6)
+    axes.plot(centres, numbers(trace.after), color=AFTER, linewidth=2.8, solid_capstyle="round")
     words = "always" if trace.correlation is None else "r  " + " \N{RIGHTWARDS ARROW} ".join(_number(value) for value in trace.correlation)
     axes.set_title(words, fontsize=9.5, loc="left", color=INK, pad=3)
 
@@ -190,13 +190,13 @@ def _bar(figure: Figure, weight: float, x: float, y: float, w: float, h: float, 
         figure.add_artist(Rectangle(place, w / width, weight * h / height, facecolor=MASK, edgecolor="none"))
 
 
-def _message(words: str, width: int, height: int) -> np.ndarray:
+def message(words: str, width: int, height: int) -> np.ndarray:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    figure.text(0.5, 0.5, _wrapped(words, 60), ha="center", va="center", fontsize=12, color=INK, family=_fonts(), parse_math=False)
-    return _drawn(figure)
+    figure.text(0.5, 0.5, wrapped(words, 60), ha="center", va="center", fontsize=12, color=INK, family=fonts(), parse_math=False)
+    return drawn(figure)
 
 
-def _drawn(figure: Figure) -> np.ndarray:
+def drawn(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # A phrase in a script for which this machine has no font shows boxes; one warning per character helps nobody.
@@ -210,7 +210,7 @@ def _bytes(frame: np.ndarray) -> np.ndarray:
     return frame if frame.dtype == np.uint8 else (frame * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
+def numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
@@ -218,7 +218,7 @@ def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _wrapped(words: str, width: int) -> str:
+def wrapped(words: str, width: int) -> str:
     """Lines of at most `width` characters, broken at spaces where there are any: text without spaces (CJK) breaks anywhere."""
     lines, line = [], ""
     for word in words.split():
@@ -231,11 +231,11 @@ def _wrapped(words: str, width: int) -> str:
     return "\n".join([*lines, line] if line else lines)
 
 
-def _short(words: str, width: int) -> str:
+def short(words: str, width: int) -> str:
     return words if len(words) <= width else words[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
     """Matplotlib's own font, and for phrases in Chinese or Japanese what this machine has."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]

@@ -78,6 +78,16 @@ class SkippedStep:
 
 
 @dataclass
+class PatchReport:
+    """One patch in one run: the steps it acted in, and what it measured there, as plain numbers."""
+
+    name: str
+    model: str
+    steps: list[int]
+    measured: dict[str, Any] | None = None
+
+
+@dataclass
 class GuidanceReport:
     """Grows while sampling; `denoise_forwards` counts plain model forwards (two per step with CFG)."""
 
@@ -92,6 +102,7 @@ class GuidanceReport:
     seconds: float | None = None
     guidance_seconds: float | None = None
     steps: list[GuidedStep] = field(default_factory=list)
+    patches: list[PatchReport] = field(default_factory=list)
     skipped: list[SkippedStep] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -123,11 +134,16 @@ class GuidanceReport:
         values = json.loads(text)
         values.pop("totals", None)
         values["steps"] = [_guided_step(step) for step in values["steps"]]
+        values["patches"] = [PatchReport(**patch) for patch in values.get("patches", [])]
         values["skipped"] = [SkippedStep(**skipped) for skipped in values["skipped"]]
         return cls(**values)
 
     def summary(self) -> str:
         """One line for the log."""
+        patches = [f"{patch.name} in {len(patch.steps)} steps of {patch.model}" for patch in self.patches]
+        return ", ".join([*patches, *([self._summary_of_steps()] if self.steps or not patches else [])])
+
+    def _summary_of_steps(self) -> str:
         if not self.steps:
             reasons = "; ".join(dict.fromkeys(skipped.reason for skipped in self.skipped)) or "no step met the guided span"
             return f"no step was guided: {reasons}"

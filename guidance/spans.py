@@ -16,13 +16,13 @@ PLAIN = {
 COMMENT = re.compile(r"(?:^|\s)#")
 SPACE = re.compile(r"\s*")
 DASH = re.compile(r"\s*-\s*")
-ALWAYS = re.compile(r"always(?=[\s:,]|$)", re.IGNORECASE)
+ALWAYS = re.compile(r"alway(?-i:[sS])(?=[\s:,]|$)", re.IGNORECASE)
 AFTER_SPAN = re.compile(r"[\s:,]|$")
 NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 MOMENT = re.compile(
     rf"(?P<end>end)(?!\w)"
     rf"|(?P<clock>[0-9]+:[0-9]+(?::[0-9]+)?(?:\.[0-9]+)?)"
-    rf"|(?P<number>-?{NUMBER})(?:\s*(?P<unit>[sf](?!\w)|%)|(?P<unknown>[^\W\d_]+))?",
+    rf"|(?P<number>-?{NUMBER})(?:\s*(?P<unit>(?-i:[sSfF])(?!\w)|%)|(?P<unknown>[^\W\d_]+))?",
     re.IGNORECASE,
 )
 CLOSING = {"[": "]", "(": ")"}

@@ -10,9 +10,10 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from .budget import check_range
-from .objective import ObjectiveLoss, PhraseRef
-from .spans import END, START, Span, TimelineError
-from .timeline import Timeline, TimelineLine, check_timeline, line_mask, line_weights
+from .mask_sources import ALWAYS, TimedPhrase, Timing, Together, WrittenSpans
+from .objective import ObjectiveLoss, PhraseRef, check_occurrence
+from .spans import TimelineError
+from .timeline import Timeline, TimelineLine, check_timeline
 
 REFERENCE_GRID = 1560  # H W of Wan at 832x480, on which the paper's lambdas were chosen
 EPSILON = 1e-6  # of the official code, for the min-max and the deviations
@@ -95,6 +96,7 @@ class TemporalMask:
     tau_corr: a sample's step ends as soon as the correlation of its worst timed phrase reaches this.
     mask: soft uses covered shares of a latent frame, binary rounds them.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
+    timing: phrases with masks from elsewhere: frames, curves, sounds. One that the timeline has too is seen whenever either says so.
     """
 
     timeline: Timeline
@@ -107,6 +109,7 @@ class TemporalMask:
     start_percent: float | None = None
     end_percent: float | None = None
     fps: float = 0.0
+    timing: Timing = Timing()
 
     def __post_init__(self) -> None:
         for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
@@ -116,9 +119,7 @@ class TemporalMask:
         for field in ("start_percent", "end_percent"):
             if getattr(self, field) is not None:
                 check_range("Temporal Mask", field, getattr(self, field), 0, 1)
-        counted = isinstance(self.occurrence, int) and self.occurrence >= 1
-        if not counted and self.occurrence not in ("all", "first", "last"):
-            raise ValueError(f"Temporal Mask: `occurrence` = {self.occurrence!r}: must be all, first, last, or a number from 1")
+        check_occurrence("Temporal Mask", self.occurrence)
         if self.mask not in ("soft", "binary"):
             raise ValueError(f"Temporal Mask: `mask` = {self.mask!r}: must be soft or binary")
 
@@ -127,34 +128,39 @@ class TemporalMask:
         return "Temporal Mask"
 
     @cached_property
-    def lines(self) -> tuple[TimelineLine, ...]:
-        """One line per phrase: those with strength above 0, joined by phrase, then header subjects that have no line of their own."""
+    def timed(self) -> tuple[TimedPhrase, ...]:
+        """Each phrase once: those with strength above 0, joined by phrase, then header subjects that have no mask of their own."""
         said = [line for line in self.timeline.lines if line.strength > 0]
-        joined: dict[str, TimelineLine] = {}
+        lines: dict[str, TimelineLine] = {}
         for line in said:
-            same = joined.get(_key(line.body), line)
+            same = lines.get(_key(line.body), line)
             spans = tuple(dict.fromkeys(same.spans + line.spans))
-            joined[_key(line.body)] = replace(same, spans=spans, strength=max(same.strength, line.strength))
+            lines[_key(line.body)] = replace(same, spans=spans, strength=max(same.strength, line.strength))
+        joined = {key: TimedPhrase(line.body, WrittenSpans(line), line.strength) for key, line in lines.items()}
+        for timed in self.timing.phrases:
+            if timed.strength > 0:
+                same = joined.get(_key(timed.phrase))
+                joined[_key(timed.phrase)] = _together(same, timed) if same else timed
         for line in said:
             if line.subject:
-                joined.setdefault(_key(line.subject), TimelineLine(None, line.subject, (Span(START, END),), line=line.line))
+                joined.setdefault(_key(line.subject), TimedPhrase(line.subject, ALWAYS))
         return tuple(joined.values())
 
     @property
     def phrases(self) -> tuple[PhraseRef, ...]:
-        return tuple(PhraseRef(line.body, self.occurrence) for line in self.lines)
+        return tuple(PhraseRef(timed.phrase, self.occurrence) for timed in self.timed)
 
     @property
     def strength(self) -> float:
-        return max((line.strength for line in self.lines), default=0.0)
+        return max((timed.strength for timed in self.timed), default=0.0)
 
     def masks(self, latent_frames: int, fps: float) -> Tensor:
         """m "g f" in the order of `phrases`; a binary mask keeps at least one latent frame per span."""
-        of_line = line_mask if self.mask == "binary" else line_weights
-        return torch.stack([of_line(line, latent_frames, self.fps or fps) for line in self.lines])
+        binary = self.mask == "binary"
+        return torch.stack([timed.source.mask(latent_frames, self.fps or fps, binary) for timed in self.timed])
 
     def skip_reason(self, latent_frames: int, fps: float) -> str | None:
-        """Raises ValueError for a span outside the video: only here is its length known, and still before any long wait."""
+        """Raises ValueError for a mask that does not fit the video: only here is its length known, and still before any long wait."""
         if not self.phrases:
             return "Temporal Mask: the timeline is empty or every strength is 0"
         if latent_frames < 2:
@@ -163,6 +169,10 @@ class TemporalMask:
             check_timeline(self.timeline, latent_frames, self.fps or fps)
         except TimelineError as error:
             raise error.named(self.name) from error
+        try:
+            self.masks(latent_frames, fps)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: input `timing`: {error}") from error
         return None
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
@@ -174,7 +184,7 @@ class TemporalMask:
         m = self.masks(maps.shape[2], fps).to(maps)
         a = temporal_attention(maps)
         r = correlation(a, m)
-        weights = maps.new_tensor([line.strength for line in self.lines]) / self.strength
+        weights = maps.new_tensor([timed.strength for timed in self.timed]) / self.strength
         terms = {
             "correlation": (-r * weights).mean(-1),
             "magnitude": (magnitude_loss(a, m) * weights).mean(-1),
@@ -190,6 +200,10 @@ class TemporalMask:
             satisfied=(worst >= self.tau_corr) & (timed.any() | (maps.shape[2] < 2)),
             traces={"correlation": r.detach(), "attention": normalised(a.detach()), "mask": m},
         )
+
+
+def _together(one: TimedPhrase, other: TimedPhrase) -> TimedPhrase:
+    return TimedPhrase(one.phrase, Together((one.source, other.source)), max(one.strength, other.strength))
 
 
 def _key(phrase: str) -> str:

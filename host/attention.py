@@ -10,48 +10,14 @@ A handler sees every attention call of Wan's blocks and passes it on, changed or
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
-from .geometry import VideoGrid, video_grid
+from ..guidance.patch import AttentionCall, AttentionSite, Handler, Proceed, VideoGrid
+from .geometry import video_grid
 
 OVERRIDE = "optimized_attention_override"
-
-
-@dataclass(frozen=True)
-class AttentionSite:
-    """Which attention call: index in `blocks`, or in `vace_blocks` if `vace` (the host gives both the same block_index)."""
-
-    block: int
-    kind: Literal["self", "text", "image"]
-    vace: bool = False
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """What the block handed over: q "b n (h d)", k and v "b t (h d)"; self-attention's q and k are past RoPE.
-
-    `transformer_options` tells whose rows these are (uuids) and when (sigmas).
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    heads: int
-    transformer_options: dict[str, Any]
-    rest: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    def exact(self, mask: Tensor | None = None) -> Tensor:
-        """This attention by PyTorch's own kernel, with an additive mask "b|1 1 n t" if given: other backends ignore or refuse masks."""
-        rest = {name: value for name, value in self.rest.items() if name not in ("mask", "heads")}
-        return attention_pytorch(self.q, self.k, self.v, self.heads, mask=mask, **{**rest, "_inside_attn_wrapper": True})
-
-
-Proceed = Callable[[AttentionCall], Tensor]
-Handler = Callable[[AttentionSite, AttentionCall, Proceed], Tensor | None]
 
 
 class SiteTags:
@@ -138,15 +104,16 @@ def attention_sites(diffusion_model: nn.Module, transformer_options: dict[str, A
         yield with_override(transformer_options, tags, handlers)
 
 
-def attention_wrapper(make_handlers: Callable[[VideoGrid, dict[str, Any]], Sequence[Handler]]) -> Callable[..., Tensor]:
-    """A DIFFUSION_MODEL wrapper. `make_handlers(grid, transformer_options)` is asked at every model call; none: nothing is installed."""
+def attention_wrapper(make_handlers: Callable[[VideoGrid, Tensor, dict[str, Any]], Sequence[Handler]]) -> Callable[..., Tensor]:
+    """A DIFFUSION_MODEL wrapper. `make_handlers(grid, context, transformer_options)` is asked at every model call, context being the text
+    rows "b t c"; none: nothing is installed."""
 
     def wrapper(
         executor: Any, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None = None, time_dim_concat: Tensor | None = None,
         transformer_options: dict[str, Any] | None = None, **kwargs: Any,
     ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
-        handlers = make_handlers(video_grid(executor.class_obj, x, kwargs), options)
+        handlers = make_handlers(video_grid(executor.class_obj, x, kwargs), context, options)
         if not handlers:
             return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
         with attention_sites(executor.class_obj, options, *handlers) as options:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..guidance.attention_maps import find_pad_rows, phrase_attention
 from ..guidance.budget import GuidanceBudget
-from .attention import AttentionCall, AttentionSite, Proceed, SiteTags, site_tags, with_override
+from ..guidance.patch import AttentionCall, AttentionSite, Proceed, VideoGrid
+from .attention import SiteTags, site_tags, with_override
 from .blocks import BlockOutputs, EnoughBlocks, measured_blocks
-from .geometry import VideoGrid, video_grid
+from .geometry import video_grid
 from .gradient import GradientScale, frozen_weights, gradient_mode
 
 KEY = "wan_conductor_capture"

@@ -1,30 +1,12 @@
 """Which models are Wan, which of their tokens are video, and which latent frames a model call holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy.ldm.wan.model import SCAILWanModel, WanModel
 
-
-@dataclass(frozen=True)
-class VideoGrid:
-    """The video tokens of one model call: row-major "(f h w)", `token_offset` after the first token of the sequence."""
-
-    frames: int
-    height: int
-    width: int
-    token_offset: int = 0
-
-    @property
-    def token_count(self) -> int:
-        return self.frames * self.height * self.width
-
-    @property
-    def video_tokens(self) -> slice:
-        """Where they lie in the token sequence; reference and pose tokens come before or after."""
-        return slice(self.token_offset, self.token_offset + self.token_count)
+from ..guidance.patch import VideoGrid
 
 
 def wan_diffusion_model(model: Any) -> WanModel | None:
@@ -45,6 +27,11 @@ def require_wan(model: Any, node_name: str, input_name: str = "model") -> None:
         raise ValueError(
             f"{node_name}: input `{input_name}` = {found}: this is not a Wan video model; connect a Wan 2.1 or Wan 2.2 diffusion model."
         )
+
+
+def takes_start_image(model: Any) -> bool:
+    """I2V models of Wan 2.1 and 2.2: their input has more channels than the latent."""
+    return model.model.diffusion_model.in_dim > model.model.latent_format.latent_channels
 
 
 def video_grid(diffusion_model: WanModel, x: torch.Tensor, call: Mapping[str, Any] | None = None) -> VideoGrid:

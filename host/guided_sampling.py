@@ -1,4 +1,4 @@
-"""Where guidance enters the host's sampling: one wrapper that gives each run a private sampler."""
+"""Where guidance enters the host's sampling: one wrapper that gives each run a private sampler, and lets patches into its model calls."""
 
 import logging
 from collections.abc import Callable
@@ -7,14 +7,18 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
+from ..guidance.latent_time import frames_per_second
 from ..guidance.objective import Objective
+from .attention import attention_wrapper
 from .guided_steps import with_guided_steps
 from .latent_edit import LatentEdit
+from .patches import all_handlers, running_patches
 from .positive import positive_entries
 from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting, start_run, stock_link
 
 logger = logging.getLogger("wan_conductor")
 
+PATCHES_KEY = "wan_conductor_patches"
 FRAMES_DIM = 2  # of a latent "b c f h w"
 
 
@@ -28,29 +32,33 @@ def outer_sample(
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """OUTER_SAMPLE wrapper: give the run a private sampler whose first steps are guided.
+    """OUTER_SAMPLE wrapper: give the run a private sampler whose first steps are guided, and its model calls the patches.
 
-    Here, not in SAMPLER_SAMPLE, because here the sampler is an argument and nothing shared needs changing.
+    Here, not in SAMPLER_SAMPLE, because here the sampler is an argument and nothing shared needs changing; the guider's model_options
+    are the run's own by now, so what is added to them ends with it.
     """
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     from_node: SamplerLink | None = options.get(LINK_KEY)
     link = from_node or stock_link(noise, sampler, sigmas)
+    fps = frames_per_second(guider.model_patcher.model.latent_format.latent_channels)
+    patches = running_patches(guidance, guider, sigmas, link.report, link.model, link.first_step, fps, measure=from_node is not None)
+    if patches:
+        add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, PATCHES_KEY, attention_wrapper(all_handlers(patches)), options)
     run = start_run(guidance, link, sigmas, guider)
-    if run is None:
-        if from_node is None and not link.report.skipped:
-            logger.info("Wan Conductor: %s", link.report.summary())
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    refuse_what_objectives_cannot(run.objectives, guider, sampler)
-    edit = LatentEdit(run, guider, positive_entries(guider))
-    own = with_guided_steps(sampler, guider, edit.intervals, edit)
-    if from_node is not None:
-        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report), options)
+    if run is not None:
+        refuse_what_objectives_cannot(run.objectives, guider, sampler)
+        edit = LatentEdit(run, guider, positive_entries(guider))
+        sampler = with_guided_steps(sampler, guider, edit.intervals, edit)
+        if from_node is None:
+            add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counting(link.report), options)
     try:
-        return executor(noise, latent_image, own, sigmas, *args, **kwargs)
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
-        logger.info("Wan Conductor: %s", link.report.summary())
+        for patch in patches:
+            patch.finish()
+        if from_node is None and (run is not None or patches or not link.report.skipped):
+            logger.info("Wan Conductor: %s", link.report.summary())
 
 
 def refuse_what_objectives_cannot(objectives: tuple[Objective, ...], guider: Any, sampler: Any) -> None:

@@ -23,6 +23,19 @@ def entries_at(entries: Sequence[dict[str, Any]], sigma: float) -> list[dict[str
     return [e for e in entries if e.get("timestep_start", float("inf")) >= sigma >= e.get("timestep_end", 0.0)]
 
 
+def shared_uuids(guider: Any) -> set[UUID]:
+    """The uuids that also stand on rows of another side: the host gives a copy of an area cond there the other side's text, not a uuid."""
+    return {entry["uuid"] for side, entries in guider.conds.items() if side != "positive" for entry in entries}
+
+
+def rows_with_text(context: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of the rows in `mask` "b" those whose `context` "b t c" is that of one cond, `text` "1 t c" (or one for each video)."""
+    found = mask.clone()
+    for index, row in enumerate(mask.nonzero()[:, 0].tolist()):
+        found[row] = torch.equal(context[row], text[index % len(text)].to(context))
+    return found
+
+
 def positive_rows(transformer_options: dict[str, Any], uuids: Collection[UUID], rows: int) -> torch.Tensor:
     """Mask "rows" of a batched call: True where the row's cond is one of `uuids`.
 

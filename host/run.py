@@ -2,9 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.utils
 import torch
@@ -12,10 +12,13 @@ import torch
 from ..guidance.budget import DEFAULT_PRESET, PRESETS, GuidanceBudget, preset_name
 from ..guidance.latent_time import frames_per_second
 from ..guidance.objective import Objective
+from ..guidance.patch import Patch
 from ..guidance.report import GuidanceReport, SkippedStep
 from .schedule import guided_intervals
 
 logger = logging.getLogger("wan_conductor")
+
+Guidance = TypeVar("Guidance", Objective, Patch)
 
 LINK_KEY = "wan_conductor_link"
 COUNT_KEY = "wan_conductor_count"
@@ -54,20 +57,24 @@ class GuidanceRun:
         return plan
 
 
+def with_something_to_do(guidance: Sequence[Guidance], report: GuidanceReport, fps: float) -> list[Guidance]:
+    """Those that do not say, at this length of video, why they are skipped; the reasons of the others go to log and report."""
+    left = []
+    for one in guidance:
+        reason = one.skip_reason(report.latent_frames, fps)
+        if reason is None:
+            left.append(one)
+            continue
+        logger.info("Wan Conductor: skipped: %s", reason)
+        report.skipped.append(SkippedStep(None, reason))
+    return left
+
+
 def start_run(guidance: tuple[Any, ...], link: SamplerLink, sigmas: torch.Tensor, guider: Any) -> GuidanceRun | None:
     """None if no step of this run will be guided."""
     report = link.report
     fps = frames_per_second(guider.model_patcher.model.latent_format.latent_channels)
-    objectives = []
-    for objective in guidance:
-        if not isinstance(objective, Objective):
-            continue
-        reason = objective.skip_reason(report.latent_frames, fps)
-        if reason is None:
-            objectives.append(objective)
-            continue
-        logger.info("Wan Conductor: skipped: %s", reason)
-        report.skipped.append(SkippedStep(None, reason))
+    objectives = with_something_to_do([g for g in guidance if isinstance(g, Objective)], report, fps)
     budget = link.budget or next((g for g in guidance if isinstance(g, GuidanceBudget)), PRESETS[DEFAULT_PRESET])
     run = GuidanceRun(tuple(objectives), budget, link, fps)
     if not run.active(sigmas, guider.model_patcher.get_model_object("model_sampling")):

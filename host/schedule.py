@@ -30,3 +30,12 @@ def guided_intervals(sigmas: torch.Tensor, model_sampling: Any, start_percent: f
     met = tuple(i for i, begin, end in steps if min(begin, high) - max(end, low) > SLIVER * (begin - end))
     # a schedule's first sigma may lie a float32 rounding below sigma_max
     return met or tuple(i for i, begin, end in steps if begin * (1 + 1e-5) >= high > end)
+
+
+def progress_at(model_sampling: Any, sigma: float) -> float:
+    """Share of the schedule that lies before `sigma`, 0..1: the inverse of `percent_to_sigma`, so without the flow shift."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(model_sampling.percent_to_sigma(middle)) > sigma else (low, middle)
+    return (low + high) / 2

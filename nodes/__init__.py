@@ -2,10 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .audio_timing import AudioToTiming
 from .conductor_text_encode import ConductorTextEncode
+from .curve_timing import CurveToTiming
+from .event_report import EventReport
+from .event_schedule import EventScheduleNode
+from .floats_timing import FloatsToTiming
 from .guidance_budget import GuidanceBudgetNode
 from .guided_ksampler import GuidedKSampler
+from .mask_timing import MaskToTiming
+from .plan_events import PlanEvents
 from .playground_loader import PlaygroundLoader
+from .spectral_homeostasis import SpectralHomeostasisNode
+from .spectral_report import SpectralReport
 from .temporal_mask import TemporalMaskNode
 from .timing_report import TimingReport
 
@@ -13,9 +22,18 @@ NODES: list[type[io.ComfyNode]] = [
     PlaygroundLoader,
     ConductorTextEncode,
     TemporalMaskNode,
+    AudioToTiming,
+    CurveToTiming,
+    MaskToTiming,
+    FloatsToTiming,
+    PlanEvents,
+    EventScheduleNode,
+    SpectralHomeostasisNode,
     GuidanceBudgetNode,
     GuidedKSampler,
     TimingReport,
+    EventReport,
+    SpectralReport,
 ]
 
 

@@ -6,14 +6,15 @@ from typing import Any, Literal
 from comfy_api.latest import io
 
 from ..guidance.latent_time import frames_per_second
-from ..guidance.spans import TimelineError
+from ..guidance.mask_sources import Timing
 from ..guidance.temporal_mask import TemporalMask
-from ..guidance.timeline import normalise, parse_timeline
 from ..host.attach import attach
-from ..host.geometry import require_wan
+from ..host.geometry import require_wan, takes_start_image
 from ..host.tokens import check_conditioning
 from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
 from .shown import shown
+from .timeline_input import fps_input, occurrence_input, read_occurrence, read_timeline
+from .timing_socket import TEMPORAL_MASK, length_input, mask_picture, shown_latents
 
 logger = logging.getLogger("wan_conductor")
 
@@ -72,15 +73,13 @@ class TemporalMaskNode(io.ComfyNode):
                     tooltip="soft gives a latent frame the share of it that a span covers; binary rounds that to 0 or 1, for sharper "
                     "starts and ends.",
                 ),
-                io.String.Input(
-                    "occurrence", default="all", advanced=True,
-                    tooltip="Which occurrence of a repeated phrase in the prompt: all, first, last, or its number. A higher number: "
-                    "further on.",
-                ),
-                io.Float.Input(
-                    "fps", default=0.0, min=0.0, max=240.0, step=1.0, round=0.001, advanced=True,
-                    tooltip="Frames per second for times in s. Higher: the same second lies at a later frame. 0: the model's own (16, "
-                    "or 24 for the 5B).",
+                occurrence_input(),
+                fps_input(),
+                length_input(),
+                TEMPORAL_MASK.Input(
+                    "timing", optional=True,
+                    tooltip="Phrases whose masks come from a sound, a curve, masks or numbers: Audio to Timing and the like. They act "
+                    "together with the timeline, which may be empty.",
                 ),
             ],
             outputs=pair_outputs(),
@@ -90,48 +89,49 @@ class TemporalMaskNode(io.ComfyNode):
     def execute(
         cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9,
         mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
+        length: int = 0, timing: Timing | None = None,
     ) -> io.NodeOutput:
         require_wan(model, NAME)
         if model_low_noise is not None:
             require_wan(model_low_noise, NAME, "model_low_noise")
-        which = occurrence.strip().casefold() or "all"
-        try:
-            parsed = parse_timeline(plain := normalise(timeline, lists=True))
-        except TimelineError as error:
-            raise error.named(NAME) from error
+        parsed, reading = read_timeline(timeline, NAME)
         objective = TemporalMask(
             timeline=parsed, lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
-            occurrence=int(which) if which.isdecimal() else which, fps=fps,
+            occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
         if not objective.phrases:
-            text = "The timeline is empty or every strength is 0: the model passes through unchanged."
+            text = "Timeline and timing are empty or every strength is 0: the model passes through unchanged."
             return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
         found = check_conditioning(conditioning, objective.phrases, NAME)
-        text = describe(objective, found, frames_per_second(model.model.latent_format.latent_channels, fps))
-        if takes_start_image(model) and (hidden := hidden_at_first(objective)):
+        rate = frames_per_second(model.model.latent_format.latent_channels, fps)
+        latents = shown_latents(length, rate)
+        text = describe(objective, found, rate)
+        if takes_start_image(model) and (hidden := hidden_at_first(objective, latents, rate)):
             warning = f"a start image must not show {', '.join(hidden)}: the timeline hides that at the start"
             logger.warning("%s: %s", NAME, warning)
             text += f"\n{warning}"
-        if plain.strip() != timeline.replace("\r\n", "\n").strip():
-            text += f"\nread as:\n{plain}"
+        text += reading
         if model_low_noise is not None:
             model_low_noise = attach(model_low_noise, objective)
-        return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
+        picture = mask_picture(cls, objective.timed, latents, rate, text, mask == "binary")
+        return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=picture)
 
 
-def takes_start_image(model: Any) -> bool:
-    """I2V models of Wan 2.1 and 2.2: their input has more channels than the latent."""
-    return model.model.diffusion_model.in_dim > model.model.latent_format.latent_channels
-
-
-def hidden_at_first(objective: TemporalMask) -> list[str]:
-    """The phrases whose mask is zero on the first frame, in a video of any length."""
-    return [line.body for line in objective.lines if all(span.start.value > 0 for span in line.spans)]
+def hidden_at_first(objective: TemporalMask, latent_frames: int, fps: float) -> list[str]:
+    """The phrases whose mask is zero on the first frame; a source that does not fit a video of this length is not judged."""
+    hidden = []
+    for timed in objective.timed:
+        try:
+            mask = timed.source.mask(latent_frames, fps)
+        except ValueError:
+            continue
+        if mask[0] == 0:
+            hidden.append(timed.phrase)
+    return hidden
 
 
 def describe(objective: TemporalMask, found: tuple[str, ...], fps: float) -> str:
     """One line per phrase: its tokens, and when it is to be seen."""
-    times = [", ".join("always" if span.always else str(span) for span in line.spans) for line in objective.lines]
-    strengths = [f" x{line.strength:g}" if line.strength != 1 else "" for line in objective.lines]
-    lines = [f"{tokens}  |  {time}{strength}" for tokens, time, strength in zip(found, times, strengths)]
+    strengths = [f" x{timed.strength:g}" if timed.strength != 1 else "" for timed in objective.timed]
+    lines = [f"{tokens}  |  {timed.source}{strength}" for tokens, timed, strength in zip(found, objective.timed, strengths)]
     return "\n".join([*lines, f"seconds at {fps:g} fps"])

@@ -1,13 +1,11 @@
 """Timing Report: the picture of a guided run, timeline against attention, before and after."""
 
-from pathlib import Path
-
-import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..guidance.report import GuidanceReport
+from .report_output import pictures_and_numbers, report_input
 
 
 class TimingReport(io.ComfyNode):
@@ -22,7 +20,7 @@ class TimingReport(io.ComfyNode):
             search_aliases=["temporal mask plot", "attention plot", "guidance report", "tempocontrol report", "timeline report"],
             is_output_node=True,
             inputs=[
-                io.Custom("GUIDANCE_REPORT").Input("report", tooltip="The report of a Guided KSampler."),
+                report_input(),
                 io.String.Input(
                     "save_prefix", default="", advanced=True,
                     tooltip="Also saves the picture (.png) and the numbers (.json) under this name in the output folder, for example "
@@ -42,10 +40,4 @@ class TimingReport(io.ComfyNode):
         pictures = np.stack([timing_figure(report, sample) for sample in range(report.samples)])
         images = torch.from_numpy(pictures).float() / 255
         numbers = report.to_json(indent=1)
-        if not save_prefix.strip():
-            return io.NodeOutput(images, numbers, ui=ui.PreviewImage(images, cls=cls))
-        saved = ui.ImageSaveHelper.get_save_images_ui(images, save_prefix.strip(), cls=cls)
-        first = saved.results[0]
-        path = Path(folder_paths.get_output_directory(), first.subfolder, first.filename)
-        path.with_suffix(".json").write_text(numbers, encoding="utf-8")
-        return io.NodeOutput(images, numbers, ui=saved)
+        return pictures_and_numbers(cls, images, numbers, save_prefix)

@@ -1,4 +1,4 @@
-"""Measures the playground: the gates of the base model, and what Temporal Mask does. One JSON line to standard output."""
+"""Measures the playground: the gates of the base model, and what each method does. One JSON line to standard output."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ from ..guidance.budget import PRESETS, GuidanceBudget
 from ..guidance.latent_time import pixel_frames
 from ..guidance.temporal_mask import TemporalMask
 from ..guidance.timeline import parse_timeline
+from ..host.tokens import rows_for_entry
 from . import metrics, world
 from .sampling import Playground
 
@@ -63,16 +64,12 @@ def exchanged_rows(playground: Playground, clips: list[world.Clip]) -> Any:
     rows = []
     for clip in clips:
         first, second = (text for text, kind in clip.phrases if kind == "event")
-        told = f"{first} then {second}"
-        swapped = clip.caption.replace(told, f"{second} then {first}")
-        here, there = (
-            playground.clip.encode_from_tokens_scheduled(playground.clip.tokenize(c))[0][0].clone() for c in (clip.caption, swapped)
-        )
-        pieces = playground.clip.tokenizer.clip_umt5xxl.tokenizer.tokenizer
-        at = len(pieces.encode(clip.caption[: clip.caption.index(told)].rstrip(), add_eos=False))
-        for phrase_start in (at, at + 3):  # two words, "then", two words; every word is one piece
-            here[:, phrase_start : phrase_start + 2] = there[:, phrase_start : phrase_start + 2]
-        rows.append(here)
+        swapped = clip.caption.replace(f"{first} then {second}", f"{second} then {first}")
+        here, there = (playground.encode([caption])[0] for caption in (clip.caption, swapped))
+        context = here[0].clone()
+        for own, other in ((first, second), (second, first)):  # the other caption has `other` where this one has `own`
+            context[:, list(rows_for_entry(here, own))] = there[0][:, list(rows_for_entry(there, other))]
+        rows.append(context)
     return [[torch.cat(rows), {}]]
 
 
@@ -216,8 +213,12 @@ def evaluate_temporal(
 
 
 def main(arguments: list[str] | None = None) -> None:
+    if arguments and arguments[0] == "homeostasis":
+        from .evaluate_homeostasis import main as evaluate_homeostasis
+
+        return evaluate_homeostasis(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["base", "temporal"])
+    parser.add_argument("what", choices=["base", "temporal", "events", "homeostasis"])
     parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
     parser.add_argument("--objects", type=int, default=1, choices=[1, 2, 3, 4])
     parser.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M")
@@ -230,12 +231,20 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("end_percent", "step_size", "growth", "depth"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")
     parser.add_argument("--iterations", type=int, help="instead of the preset's")
+    for name in ("strength", "r_max"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="of Event Schedule, instead of the paper's")
     for name in ("lambda_magnitude", "lambda_entropy", "tau_corr"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the paper's")
     options = parser.parse_args(arguments)
     playground = Playground(options.steps, options.cfg)
     if options.what == "base":
         result = evaluate_base(playground, options.captions, options.seed)
+    elif options.what == "events":
+        from .evaluate_events import evaluate_events  # which needs this module
+
+        given = {k: v for k, v in vars(options).items() if v is not None}
+        knobs = {k: given[k] for k in ("strength", "r_max", "end_percent") if k in given}
+        result = evaluate_events(playground, options.captions, options.seeds, options.seed, knobs)
     else:
         given = {k: v for k, v in vars(options).items() if v is not None}
         changes = {k: given[k] for k in ("end_percent", "step_size", "growth", "depth", "iterations") if k in given}

@@ -53,7 +53,8 @@ def shape_verdicts(area: Tensor) -> list[str | None]:
     x, y, total = centroid(area)
     here = presence(area)
     best = []
-    unit = torch.tensor([math.pi, 4 * 0.9**2, 8 * 0.36 - 4 * 0.36**2])  # area of each shape at radius 1
+    outline = 16 * world.SQUARE_MIDLINE * world.SQUARE_HALF_STROKE
+    unit = torch.tensor([math.pi, outline, 8 * world.CROSS_ARM * world.CROSS_LENGTH - 4 * world.CROSS_ARM**2])  # area at radius 1
     for shape in range(len(world.SHAPES)):
         r = (total / unit[shape]).sqrt()[:, None] * FIT_RADII
         grid = [v[:, None].expand_as(r) for v in (x, y)]

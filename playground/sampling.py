@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..guidance.budget import GuidanceBudget
 from ..guidance.objective import Objective
+from ..guidance.patch import Patch
 from ..guidance.report import GuidanceReport
 from ..host.attach import attach
 from ..host.stages import Settings, Stage, sample_stages
@@ -42,12 +43,13 @@ class Playground:
 
     @torch.inference_mode()
     def sample(
-        self, positive: Any, batch: int, seed: int, objective: Objective | None = None, budget: GuidanceBudget | None = None
+        self, positive: Any, batch: int, seed: int, objective: Objective | Patch | None = None, budget: GuidanceBudget | None = None,
+        latent: dict[str, Any] | None = None,
     ) -> tuple[Tensor, GuidanceReport]:
-        """Canvas videos "b f c h w" of `batch` noises, plain or guided, and the report of the run."""
+        """Canvas videos "b f c h w" of `batch` noises, plain or guided, and the report of the run; `latent` in place of an empty one."""
         model = self.model if objective is None else attach(self.model, objective)
         settings = Settings(seed, self.steps, "euler", "simple", positive, self.negative, budget)
         stage = Stage(model, "playground", self.cfg, 0, self.steps, True, True)
-        latent, report = sample_stages([stage], {"samples": torch.zeros(batch, *LATENT_SHAPE)}, settings)
-        model_space = self.model.model.process_latent_in(latent["samples"])
+        sampled, report = sample_stages([stage], latent or {"samples": torch.zeros(batch, *LATENT_SHAPE)}, settings)
+        model_space = self.model.model.process_latent_in(sampled["samples"])
         return codec.canvas_of_latent(model_space.float().cpu(), self.matrices), report

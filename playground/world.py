@@ -29,7 +29,9 @@ COLORS = {
     "purple": (0.7, -0.6, 1.0),
     "white": (0.9, 0.9, 0.9),
 }
+# a filled circle, the outline of a square, a thin cross: at this resolution shapes must differ in more than their corners
 SHAPES = ("circle", "square", "cross")
+SQUARE_MIDLINE, SQUARE_HALF_STROKE, CROSS_ARM, CROSS_LENGTH = 0.78, 0.22, 0.32, 1.1  # half-lengths in radii
 STEP = {"moves right": (1, 0), "moves left": (-1, 0), "moves down": (0, 1), "moves up": (0, -1)}
 GROWTH = {"gets bigger": 1.7, "gets smaller": 1 / 1.7}
 MOTIONS = (*STEP, *GROWTH)
@@ -94,6 +96,16 @@ def track(events: tuple[str, ...], travel: float, window: tuple[int, int] | None
         dy[j] = dy[j - 1] + active * step[1] * travel / length
         scale[j] = scale[j - 1] * growth ** (active / length)
     return dx, dy, scale
+
+
+def event_of_frames(subject: Subject) -> list[str]:
+    """What the subject does in the step into each latent frame, F of them; frame 0 has what follows it."""
+    of_step = [STILL]
+    for dx, dy, growth in zip(np.diff(subject.x), np.diff(subject.y), np.diff(np.log(subject.r))):
+        moves = [event for event, (x, y) in STEP.items() if dx * x + dy * y > 1e-3]
+        grows = [event for event, factor in GROWTH.items() if growth * np.log(factor) > 1e-6]
+        of_step.append((moves + grows or [STILL])[0])
+    return [of_step[1], *of_step[1:]]
 
 
 def _events(rng: random.Random, count: int) -> tuple[str, ...]:
@@ -260,9 +272,9 @@ def coverage(shape: Tensor, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     dy = axis[:, None] - y[..., None, None]
     r, shape = r[..., None, None], shape[..., None, None]
     circle = (dx**2 + dy**2).sqrt() - r
-    square = torch.maximum(dx.abs(), dy.abs()) - r * 0.9
-    arm = r * 0.36
-    cross = torch.minimum(torch.maximum(dx.abs() - arm, dy.abs() - r), torch.maximum(dx.abs() - r, dy.abs() - arm))
+    square = (torch.maximum(dx.abs(), dy.abs()) - r * SQUARE_MIDLINE).abs() - r * SQUARE_HALF_STROKE
+    arm, length = r * CROSS_ARM, r * CROSS_LENGTH
+    cross = torch.minimum(torch.maximum(dx.abs() - arm, dy.abs() - length), torch.maximum(dx.abs() - length, dy.abs() - arm))
     distance = torch.where(shape == 0, circle, torch.where(shape == 1, square, cross))
     return (0.5 - distance).clamp(0, 1)
 

@@ -1,6 +1,7 @@
 """Puts a real ComfyUI (COMFYUI_PATH, default .host/0.30.0) into the test process, on the CPU; tests run in inference mode, like nodes."""
 
 import os
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +14,11 @@ HERE = Path(__file__).resolve().parent
 COMFYUI_PATH = Path(os.environ.get("COMFYUI_PATH") or HERE.parents[1] / ".host" / "0.30.0" / "ComfyUI").resolve()
 
 
-def define_missing_vision_ops() -> None:
-    """CPU wheels of torchvision lack the compiled ops whose meta versions it registers on import."""
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
 def start_host() -> None:
     if not (COMFYUI_PATH / "comfy").is_dir():
         raise pytest.UsageError(f"no ComfyUI at {COMFYUI_PATH}: set COMFYUI_PATH, or let dev.py fetch the host")
     torch.set_num_threads(1)  # the tensors are too small to share out
-    define_missing_vision_ops()
+    runpy.run_path(str(HERE.parents[1] / "development" / "cpu_vision_ops" / "prestartup_script.py"))
     sys.path.insert(0, str(COMFYUI_PATH))
     sys.path.append(str(HERE))  # `from tiny_wan import ...`
     import comfy.cli_args
@@ -53,6 +47,14 @@ def node_execution(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def previews_outside_the_host(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nodes that show pictures leave them in the host's temp folder."""
+    import folder_paths
+
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
 
 
 @pytest.fixture(scope="session")

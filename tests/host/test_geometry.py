@@ -7,8 +7,9 @@ import tiny_wan
 import torch
 from comfy.ldm.wan.model import SCAILWanModel
 from comfy.patcher_extension import WrappersMP
+from wan_conductor.guidance.patch import VideoGrid
 from wan_conductor.host.attention import attention_wrapper
-from wan_conductor.host.geometry import VideoGrid, is_wan, require_wan, video_grid, window_frames
+from wan_conductor.host.geometry import is_wan, require_wan, video_grid, window_frames
 
 
 def grid_while_sampling(model, noise, **extra):
@@ -16,7 +17,7 @@ def grid_while_sampling(model, noise, **extra):
     seen = []
     tokens = []
 
-    def make_handlers(grid, options):
+    def make_handlers(grid, context, options):
         seen.append(grid)
         return [lambda site, call, proceed: tokens.append(call.q.shape[1])]
 

@@ -1,0 +1,36 @@
+"""What nodes with a timeline share: reading the text, and the inputs that say which words and which seconds it means."""
+
+from comfy_api.latest import io
+
+from ..guidance.spans import TimelineError
+from ..guidance.timeline import Timeline, normalise, parse_timeline
+
+
+def occurrence_input() -> io.Input:
+    return io.String.Input(
+        "occurrence", default="all", advanced=True,
+        tooltip="Which occurrence of a repeated phrase in the prompt: all, first, last, or its number. A higher number: further on.",
+    )
+
+
+def fps_input() -> io.Input:
+    return io.Float.Input(
+        "fps", default=0.0, min=0.0, max=240.0, step=1.0, round=0.001, advanced=True,
+        tooltip="Frames per second for times in s. Higher: the same second lies at a later frame. 0: the model's own (16, "
+        "or 24 for the 5B).",
+    )
+
+
+def read_occurrence(text: str) -> str | int:
+    which = text.strip().casefold() or "all"
+    return int(which) if which.isdecimal() else which
+
+
+def read_timeline(text: str, node_name: str) -> tuple[Timeline, str]:
+    """The timeline, and a note for the node to show where pasted text was read in another form (else empty). Errors name the node."""
+    try:
+        parsed = parse_timeline(plain := normalise(text, lists=True))
+    except TimelineError as error:
+        raise error.named(node_name) from error
+    same = plain.strip() == text.replace("\r\n", "\n").strip()
+    return parsed, "" if same else f"\nread as:\n{plain}"

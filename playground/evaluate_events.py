@@ -1,0 +1,256 @@
+"""Measures Event Schedule on the drawn world: is every told event in its part of the video, and is the subject still the same?
+
+The wanted order is the told one; training captions told it wrongly in half of the clips, so the plain model does not know it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..guidance.event_plan import plan_timeline
+from ..guidance.events import END_PERCENT_I2V, EventSchedule, batch_rows
+from ..guidance.latent_time import pixel_frames
+from ..guidance.objective import PhraseRef
+from ..guidance.patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
+from ..guidance.timeline import parse_timeline
+from . import codec, metrics, world
+from .evaluate import figure, held_out
+from .sampling import Playground
+
+log = logging.getLogger("wan_conductor.playground")
+FIGURES = ("event_accuracy", "all_in_order", "subject", "background")
+PARTS = ("colour", "shape", "continuity")  # of `subject`
+LONGEST_STEP = 3.0  # canvas cells; the fastest told motion covers 1.7 in one latent frame
+PENALTY_WIDTH = 1.0  # latent frames
+
+Told = list[tuple[str, list[str]]]  # each subject's name and its events in the order of the caption
+
+
+def told_events(clip: world.Clip) -> Told:
+    told: Told = []
+    for words, kind in clip.phrases:
+        if kind == "object":
+            told.append((words, []))
+        elif kind == "event":
+            told[-1][1].append(words)
+    return told
+
+
+def one_owner_each(told: Told) -> bool:
+    """No two subjects share an event: the caption has no words that would tell theirs apart."""
+    events = [set(events) for _, events in told]
+    return all(not (a & b) for i, a in enumerate(events) for b in events[:i])
+
+
+def equal_shares(told: Told) -> str:
+    return "\n".join(f"{name}:\n" + "\n".join(f"  {event}" for event in events) for name, events in told)
+
+
+def drawn_segments(told: Told) -> str:
+    """The very latent frames in which the world would draw each event."""
+    lines = []
+    for name, events in told:
+        segment = world.segment_of_frame(len(events))
+        lines.append(f"{name}:")
+        for index, event in enumerate(events):
+            frames = np.nonzero(segment == index)[0]
+            start, end = int(frames[0]), int(frames[-1]) + 1
+            lines.append(f"  {start and pixel_frames(start)}f - {pixel_frames(end)}f  {event}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TimePenalty:
+    """The nearest rival's idea, for this comparison alone: a fixed Gaussian of time on the text attention of all tokens.
+
+    Adds -d^2 / 2 width^2 to the logits of an event's words, d the latent frames to its span; in every block and step, on positive rows.
+    """
+
+    schedule: EventSchedule
+    width: float = PENALTY_WIDTH
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    name: str = "Time Penalty"
+
+    @cached_property
+    def phrases(self) -> tuple[PhraseRef, ...]:
+        return self.schedule.phrases
+
+    def skip_reason(self, latent_frames: int, fps: float) -> str | None:
+        return self.schedule.skip_reason(latent_frames, fps)
+
+    def new_record(self) -> None:
+        return None
+
+    def penalty(self, rows: Sequence[Sequence[int]], call: ModelCall, text_rows: int) -> Tensor:
+        """ "f t" of one prompt; a word of several spans counts to the nearest."""
+        nearest: dict[tuple[int, ...], Tensor] = {}
+        for subject in self.schedule.bind(rows, call.total_frames, call.fps, call.frames):
+            for words, current in zip(subject.events, subject.weights):
+                on = current.nonzero()[:, 0]
+                distance = (torch.arange(len(current))[:, None] - on).abs().amin(1).float() if len(on) else torch.full_like(current, 99.0)
+                nearest[words] = torch.minimum(nearest[words], distance) if words in nearest else distance
+        penalty = torch.zeros(call.grid.frames, text_rows)
+        for words, distance in nearest.items():
+            penalty[:, list(words)] -= (distance**2 / (2 * self.width**2))[:, None]
+        return penalty
+
+    def handler(self, call: ModelCall, record: Any) -> Handler | None:
+        prompts = [(batch_rows(p.rows), [p.text_rows.get(place, ()) for place in range(len(self.phrases))]) for p in call.prompts]
+        if not prompts:
+            return None
+
+        def penalise(site: AttentionSite, attention: AttentionCall, proceed: Proceed) -> Tensor | None:
+            if site.kind != "text" or site.vace:
+                return None
+            out = proceed(attention).clone()
+            video = call.grid.video_tokens
+            for rows, words in prompts:
+                q, k, v = (attention.q[rows, video], attention.k[rows], attention.v[rows])
+                q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=attention.heads) for x in (q, k, v))
+                penalty = self.penalty(words, call, k.shape[2]).repeat_interleave(call.grid.height * call.grid.width, dim=0)
+                p = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + penalty.to(q)).softmax(-1)
+                out[rows, video] = rearrange(p @ v, "b h n d -> b n (h d)")
+            return out
+
+        return penalise
+
+
+def judge(video: Tensor, told: Told) -> dict[str, float]:
+    """The figures of one canvas video "f c h w".
+
+    event_accuracy: share of segments whose event is the told one; all_in_order: whether all are; subject: mean of colour (frames in which
+    the told colour is there), shape (of these, those with the told shape) and continuity (steps without a jump); background: 1 - mean
+    change from frame to frame of cells without an object, as a share of the value range.
+    """
+    areas = metrics.color_areas(video)
+    right, parts = [], []
+    for name, events in told:
+        color, shape = name.split()
+        area = areas[color]
+        right += [verdict == event for verdict, event in zip(metrics.events_in_segments(area, len(events)), events, strict=True)]
+        here = metrics.presence(area).bool()
+        x, y, _ = metrics.centroid(area)
+        both = here[1:] & here[:-1]
+        steps = torch.maximum(x.diff().abs(), y.diff().abs())[both] < LONGEST_STEP
+        verdicts = np.array(metrics.shape_verdicts(area), dtype=object)[here.numpy()]
+        parts.append([
+            float(here.float().mean()),
+            float((verdicts == shape).mean()) if len(verdicts) else 0.0,
+            float(steps.float().sum() / max(1, len(both))),
+        ])
+    colour, shapes, continuity = np.mean(parts, axis=0)
+    moving = metrics.background_change(video[1:], video[:-1], [name.split()[0] for name, _ in told])
+    return {
+        "event_accuracy": float(np.mean(right)), "all_in_order": float(all(right)), "subject": float((colour + shapes + continuity) / 3),
+        "background": 1 - moving, "colour": float(colour), "shape": float(shapes), "continuity": float(continuity),
+    }
+
+
+def variants(told: Told, caption: str, knobs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """What is compared, by the name in the result; a plan may fail to be read, so each is made when it is its turn."""
+
+    def schedule(text: str, **changes: Any) -> EventSchedule:
+        return EventSchedule(parse_timeline(text), **{**knobs, **changes})
+
+    shares = equal_shares(told)
+    return {
+        "plain": lambda: None,
+        "guided": lambda: schedule(shares),
+        "given": lambda: schedule(drawn_segments(told)),
+        "planned": lambda: schedule(plan_timeline(caption)),
+        "no_motion_mask": lambda: schedule(shares, without=frozenset({"motion mask"})),
+        "no_reinforcement": lambda: schedule(shares, without=frozenset({"reinforcement"})),
+        "no_rearrangement": lambda: schedule(shares, without=frozenset({"rearrangement"})),
+        "time_penalty": lambda: TimePenalty(schedule(shares)),
+    }
+
+
+def clips_of(group: str, count: int, seed: int) -> list[world.Clip]:
+    """Held-out clips of one group: `2`, `3` or `4` events of one subject, or `two_subjects`, who have three or more between them."""
+    if group != "two_subjects":
+        return held_out("events", count, seed, events=int(group))
+    told = [(clip, told_events(clip)) for clip in held_out("two_movers", 6 * count, seed)]
+    # a subject that is told to do nothing is no event to control
+    fitting = [clip for clip, events in told if one_owner_each(events) and all(e for _, e in events) and sum(len(e) for _, e in events) > 2]
+    return fitting[:count]
+
+
+def first_frame_given(playground: Playground, clip: world.Clip, batch: int) -> dict[str, Tensor]:
+    """A latent whose first frame is the drawn one and stays as it is: what I2V asks for, with a T2V model."""
+    drawn = codec.latent_of_canvas(world.draw([clip]), playground.matrices)
+    samples = torch.zeros(batch, *drawn.shape[1:])
+    samples[:, :, :1] = playground.model.model.process_latent_out(drawn[:, :, :1])
+    mask = torch.ones(batch, 1, *drawn.shape[2:])
+    mask[:, :, 0] = 0
+    return {"samples": samples, "noise_mask": mask}
+
+
+def evaluate_events(playground: Playground, count: int, seeds: int, seed: int, knobs: dict[str, Any]) -> dict[str, Any]:
+    """Every variant on the same noises: `count` held-out captions over all groups x `seeds` noises."""
+    groups = ("2", "3", "4", "two_subjects")
+    rows: dict[str, list[dict[str, float]]] = {}
+    owner, kinds, seconds = [], [], {}
+    captions = [(group, clip) for group in groups for clip in clips_of(group, -(-count // len(groups)), seed)][:count]
+    for index, (group, clip) in enumerate(captions):
+        told, positive = told_events(clip), playground.encode([clip.caption])
+        for name, make in variants(told, clip.caption, knobs).items():
+            started = time.perf_counter()
+            videos, _ = playground.sample(positive, seeds, seed + index, make())
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+            rows.setdefault(name, []).extend(judge(video, told) for video in videos)
+        owner += [index] * seeds
+        kinds += [group] * seeds
+        log.info("%d of %d captions", index + 1, len(captions))
+    result: dict[str, Any] = {name: compared(values, rows["plain"], owner) for name, values in rows.items()}
+    for name, values in rows.items():
+        result[name]["seconds_per_run"] = round(seconds[name] / len(captions), 3)
+        result[name]["by_events"] = {
+            group: {key: figure([v[key] for v, kind in zip(values, kinds) if kind == group])["value"] for key in FIGURES}
+            for group in dict.fromkeys(kinds)
+        }
+    return result | {
+        "i2v": evaluate_first_frame(playground, -(-count // 2), seeds, seed, knobs),
+        "captions": len(captions), "seeds": seeds, "steps": playground.steps, "cfg": playground.cfg,
+        "knobs": knobs,
+    }
+
+
+def evaluate_first_frame(playground: Playground, count: int, seeds: int, seed: int, knobs: dict[str, Any]) -> dict[str, Any]:
+    """Plain against guided with the first frame given, on captions of two events; guided for the 40 % that the paper takes there.
+
+    Clips told in their true order: only from their first frame can what is told go on.
+    """
+    drawn = held_out("events", 4 * count, seed + 1, events=2)
+    clips = [clip for clip in drawn if tuple(told_events(clip)[0][1]) == clip.subjects[0].events]
+    knobs_of_i2v: dict[str, Any] = {"end_percent": END_PERCENT_I2V, **knobs}
+    rows: dict[str, list[dict[str, float]]] = {"plain": [], "guided": []}
+    owner = []
+    for index, clip in enumerate(clips[:count]):
+        told, positive = told_events(clip), playground.encode([clip.caption])
+        schedule = EventSchedule(parse_timeline(equal_shares(told)), **knobs_of_i2v)
+        for name, patch in (("plain", None), ("guided", schedule)):
+            videos, _ = playground.sample(positive, seeds, seed + index, patch, latent=first_frame_given(playground, clip, seeds))
+            rows[name] += [judge(video, told) for video in videos]
+        owner += [index] * seeds
+    return {name: compared(values, rows["plain"], owner) for name, values in rows.items()} | {"captions": len(clips[:count])}
+
+
+def compared(values: list[dict[str, float]], plain: list[dict[str, float]], owner: list[int]) -> dict[str, Any]:
+    """Means with their 95 % intervals, captions drawn whole; and the paired difference to plain."""
+    figures = {key: figure([v[key] for v in values], owner) for key in (*FIGURES, *PARTS)}
+    told: dict[str, Any] = {key: f["value"] for key, f in figures.items()}
+    told["interval"] = {key: f["interval"] for key, f in figures.items()}
+    if values is not plain:
+        paired = {key: figure([v[key] - p[key] for v, p in zip(values, plain, strict=True)], owner) for key in FIGURES}
+        told["minus_plain"] = {key: f["value"] for key, f in paired.items()}
+        told["minus_plain"]["interval"] = {key: f["interval"] for key, f in paired.items()}
+    return told

@@ -1,0 +1,189 @@
+"""Measures Spectral Homeostasis: tension within calls and across paired runs, and what it does to the drawn world. One JSON line."""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import comfy.ldm.wan.model
+import comfy.ops
+import comfy.sd
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guidance.homeostasis import SpectralHomeostasis
+from ..guidance.report import GuidanceReport, finite
+from ..guidance.spectral_record import SpectralRecord
+from ..guidance.spectral_statistics import paired_calls, video_tests, within_call_test
+from ..host.attach import attach
+from ..host.stages import Settings, Stage, sample_stages
+from . import metrics, world
+from .evaluate import figure, held_out
+from .sampling import Playground
+
+log = logging.getLogger("wan_conductor.playground")
+TAUS = (0.0, 0.1, 0.2, 0.4, 1.0)
+DEFAULT = 0.2  # whose figures stand at the top, the paper's
+DEPTHS = (30, 40)  # of Wan 1.3B and 14B
+WIDTH, TEXT_WIDTH = 256, 4096
+
+
+def evaluate(playground: Playground, count: int, seeds: int, seed: int) -> dict[str, Any]:
+    """`count` held-out captions of a still and as many of a moving object x `seeds` noises, each noise at every one of TAUS."""
+    clips = [clip for kind in ("one", "motion") for clip in held_out(kind, count, seed)]
+    records: dict[float, list[SpectralRecord]] = {tau: [] for tau in TAUS}
+    rows: dict[float, list[dict[str, float]]] = {tau: [] for tau in TAUS}
+    for index, clip in enumerate(clips):
+        positive = playground.encode([clip.caption])
+        for noise in range(seeds):  # one video a run, so that each has its own record
+            plain = None
+            for tau in TAUS:
+                videos, report = playground.sample(positive, 1, seed + seeds * index + noise, SpectralHomeostasis(tau))
+                plain = videos[0] if plain is None else plain
+                records[tau].append(record_of(report))
+                rows[tau].append(judge(videos[0], clip, plain))
+        log.info("%d of %d captions", index + 1, len(clips))
+    groups = [index for index in range(len(clips)) for _ in range(seeds)]
+    by_tau = {f"{tau:g}": of_tau(tau, records, rows, groups) for tau in TAUS}
+    named = {key: by_tau[f"{DEFAULT:g}"][key] for key in ("tension_active", "videos_improved", "videos_improved_across_runs")}
+    return {
+        **named,
+        "tau": DEFAULT,
+        "by_tau": by_tau,
+        "layers": records[DEFAULT][0].layers,
+        "captions": len(clips),
+        "seeds": seeds,
+        "steps": playground.steps,
+        "cfg": playground.cfg,
+    }
+
+
+def of_tau(
+    tau: float, records: dict[float, list[SpectralRecord]], rows: dict[float, list[dict[str, float]]], groups: list[int]
+) -> dict[str, Any]:
+    """Figures of one strength; `minus_plain` pairs each video with tau 0 of the same noise."""
+    of_world = {name: figure([row[name] for row in rows[tau]], groups) for name in rows[tau][0]}
+    result = {"world": of_world, **tension(records[tau])}
+    if tau:
+        within, across = within_call_test(records[tau]), video_tests(paired_calls(records[0.0], records[tau]))
+        videos = len(records[tau])
+        result |= {
+            "videos_improved": within.better / videos,
+            "videos_improved_p": within.p,
+            "videos_improved_across_runs": across["abs_tension"].better / videos,
+            "across_runs": {metric: asdict(test) for metric, test in across.items()},
+            "minus_plain": {
+                name: figure([row[name] - plain[name] for row, plain in zip(rows[tau], rows[0.0], strict=True)], groups)
+                for name in of_world
+            },
+        }
+    return result
+
+
+def tension(records: list[SpectralRecord]) -> dict[str, Any]:
+    """|T| of all active calls of all videos (A.1, A.3); `wrong_sign`: calls whose gamma went the wrong way, must be 0."""
+    column = lambda name: np.concatenate([record[name] for record in records])  # noqa: E731
+    signed, active = column("tension_before"), column("active")
+    before, after = np.abs(signed)[active], column("abs_tension_after")[active]
+    return {
+        "calls": len(active),
+        "active_share": float(active.mean()),
+        "fragmented_share": float((signed < 0).mean()),
+        "tension_active": {side: float(of.mean()) if len(of) else None for side, of in (("before", before), ("after", after))},
+        "calls_with_more_tension": int((after > before).sum()),
+        "wrong_sign": sum(record.summary()["wrong_sign"] for record in records),
+    }
+
+
+def judge(video: Tensor, clip: world.Clip, plain: Tensor) -> dict[str, float]:
+    """One video "f c h w" of one object.
+
+    identity: share of the frames that show anything in which the told shape has the told colour. background: flicker, mean absolute change
+    from frame to frame of the cells without object, as a share of the value range. smoothness: mean acceleration of the object's centre in
+    canvas cells per frame^2. Lower is better in both. motion: whether it does what is told (moving captions). change: of the
+    background against the plain video.
+    """
+    areas, subject = metrics.color_areas(video), clip.subjects[0]
+    area = areas[subject.color]
+    shown = torch.stack([metrics.presence(of_color) for of_color in areas.values()]).any(0).tolist()
+    right = [verdict == subject.shape for verdict, any_there in zip(metrics.shape_verdicts(area), shown) if any_there]
+    told = subject.events[0] if subject.events else None
+    return {
+        "identity": float(np.mean(right)) if right else math.nan,
+        "background": background_flicker(video, areas),
+        "smoothness": acceleration(area),
+        "motion": float(metrics.whole_motion(area) == told) if told in world.MOTIONS else math.nan,
+        "change": metrics.background_change(video, plain, [subject.color]),
+    }
+
+
+def background_flicker(video: Tensor, areas: dict[str, Tensor]) -> float:
+    """Over the cells that hold no colour, rims included, in both of two neighbouring frames."""
+    held = torch.nn.functional.max_pool2d(torch.stack(list(areas.values())).amax(0)[:, None], 3, 1, 1)[:, 0] >= 0.05
+    free = ~(held[1:] | held[:-1])
+    change = (video[1:] - video[:-1]).abs().mean(1)
+    return float(change[free].mean() / 2) if free.any() else math.nan
+
+
+def acceleration(area: Tensor) -> float:
+    """Over runs of three frames that show the object; NaN where there is none."""
+    x, y, _ = metrics.centroid(area)
+    here = metrics.presence(area)
+    seen = here[2:] & here[1:-1] & here[:-2]
+    second = torch.stack([place[2:] - 2 * place[1:-1] + place[:-2] for place in (x, y)]).norm(dim=0)
+    return float(second[seen].mean()) if seen.any() else math.nan
+
+
+def record_of(report: GuidanceReport) -> SpectralRecord:
+    measured = report.patches[0].measured
+    assert measured is not None  # a link asks for it
+    return SpectralRecord.from_dict(measured)
+
+
+@torch.inference_mode()
+def at_real_depth(layers: int, steps: int, seed: int) -> dict[str, Any]:
+    """A random Wan of real depth and small width: does tension fall, and in which layers? Says nothing of trained attention."""
+    generator = torch.Generator().manual_seed(seed)
+    model = attach(random_wan(layers, generator), SpectralHomeostasis(DEFAULT))
+    positive, negative = ([[torch.randn(1, 24, TEXT_WIDTH, generator=generator), {}]] for _ in range(2))
+    settings = Settings(seed, steps, "euler", "simple", positive, negative, None)
+    _, report = sample_stages([Stage(model, "model", 4.0, 0, steps, True, True)], {"samples": torch.zeros(1, 16, 9, 8, 8)}, settings)
+    record = record_of(report)
+    return {**tension([record]), "relative_reduction_by_depth": record.summary()["relative_reduction_by_depth"]}
+
+
+def random_wan(layers: int, generator: torch.Generator) -> Any:
+    """Matrices of unit gain; norms of queries and keys above 1, so that attention is neither flat nor one-hot."""
+    shapes = comfy.ldm.wan.model.WanModel(
+        model_type="t2v", dim=WIDTH, ffn_dim=2 * WIDTH, num_heads=WIDTH // 128, num_layers=layers, in_dim=16, out_dim=16, device="meta",
+        dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+    ).state_dict()  # fmt: skip
+    weights = {}
+    for name, like in shapes.items():
+        noise = torch.randn(like.shape, generator=generator)
+        if name.endswith(("norm_q.weight", "norm_k.weight")):
+            weights[name] = 1.5 + 0.1 * noise
+        elif name.endswith("norm3.weight"):
+            weights[name] = torch.ones(like.shape)
+        else:
+            weights[name] = noise * (noise[0].numel() ** -0.5 if noise.ndim > 1 and "modulation" not in name else 0.05)
+    return comfy.sd.load_diffusion_model_state_dict(weights)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="dev.py playground evaluate homeostasis", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
+    parser.add_argument("--captions", type=int, default=15, help="of each kind: still and moving")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--depths", type=int, nargs="*", default=DEPTHS, help="layers of random Wans that are measured too")
+    options = parser.parse_args(arguments)
+    result = evaluate(Playground(options.steps, options.cfg), options.captions, options.seeds, options.seed)
+    result["random_weights"] = {str(layers): at_real_depth(layers, options.steps, options.seed) for layers in options.depths}
+    sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

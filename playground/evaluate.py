@@ -47,7 +47,7 @@ def figure(values: list[float], groups: list[int] | None = None) -> dict[str, An
 
 
 def in_batches(
-    playground: Playground, clips: list[world.Clip], seed: int, rows: Callable[[list[world.Clip]], Any] | None = None, size: int = 25
+    playground: Playground, clips: list[world.Clip], seed: int, rows: Callable[[list[world.Clip]], Any] | None = None, size: int = 4
 ) -> Tensor:
     """One plain video per clip, "n f c h w"; `rows` makes the conditioning (default: the captions')."""
     videos = []

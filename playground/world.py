@@ -45,7 +45,10 @@ TRAVEL = {1: 8.0, 2: 6.5, 3: 5.0, 4: 5.0}  # canvas cells one motion covers, by 
 
 @dataclass(frozen=True)
 class Subject:
-    """One object: its looks, its true events in order, and its track. x, y, r: [F] in canvas cells; visible: [F] of 0 and 1."""
+    """One object: its looks, its true events in order, and its track. x, y, r: [F] in canvas cells; visible: [F] of 0 and 1.
+
+    The track is smooth; what is drawn has its edges on whole cells (`draw`).
+    """
 
     color: str
     shape: str
@@ -280,7 +283,11 @@ def coverage(shape: Tensor, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 
 
 def draw(clips: list[Clip]) -> Tensor:
-    """Pictures of the clips in code resolution, [b, F, 3, CANVAS, CANVAS] in [-1, 1]; later subjects cover earlier ones."""
+    """Pictures of the clips in code resolution, [b, F, 3, CANVAS, CANVAS] in [-1, 1]; later subjects cover earlier ones.
+
+    Diameters and edges are rounded to whole cells, those of crosses to odd ones so that an arm covers whole cells: a small network
+    draws a few sprites well, and every fraction of a cell badly.
+    """
     video = torch.tensor(BACKGROUND)[:, None, None].repeat(len(clips), LATENT_FRAMES, 1, CANVAS, CANVAS)
     for layer in range(max(len(c.subjects) for c in clips)):
         rows = [i for i, c in enumerate(clips) if len(c.subjects) > layer]
@@ -289,6 +296,8 @@ def draw(clips: list[Clip]) -> Tensor:
             torch.tensor(np.stack([getattr(s, k) for s in subjects]), dtype=torch.float32) for k in ("x", "y", "r", "visible")
         )
         shape = torch.tensor([SHAPES.index(s.shape) for s in subjects])[:, None].expand_as(x)
+        r = torch.where(shape == SHAPES.index("cross"), (r - 0.5).round() + 0.5, (2 * r).round() / 2)
+        x, y = (x - r).round() + r, (y - r).round() + r
         color = torch.tensor([COLORS[s.color] for s in subjects])[:, None, :, None, None]
         alpha = (coverage(shape, x, y, r) * visible[..., None, None])[:, :, None]
         video[rows] = video[rows] * (1 - alpha) + color * alpha

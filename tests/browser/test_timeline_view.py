@@ -305,7 +305,7 @@ def test_zooming_shows_less_time_and_leaves_the_text(timeline: TimelineOnPage):
 
 def test_a_shown_text_has_room_on_the_node(timeline: TimelineOnPage):
     height = timeline.page.evaluate(f"() => {NODE}.size[1]")
-    text = "\n".join(f"line {index} of what was found" for index in range(8))
+    text = "  \n".join(f"line {index} of what was found" for index in range(8))  # as nodes/shown.py sends it
     timeline.page.evaluate(
         f"""text => {{
             const detail = {{ nodeId: String({NODE}.id), text }};

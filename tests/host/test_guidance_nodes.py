@@ -1,5 +1,6 @@
 """Temporal Mask, Guidance Budget and Guided KSampler as nodes: what they refuse, pass through and return."""
 
+import comfy.cli_args
 import comfy.samplers
 import comfy.utils
 import pytest
@@ -132,6 +133,18 @@ def test_progress_covers_both_experts_and_inner_iterations_in_one_bar(high, low,
     assert {total for _, total in shown} == {STEPS}
     assert values == sorted(values) and values[-1] == STEPS
     assert sum(value != int(value) for value in values) >= 2
+
+
+def test_every_step_of_both_experts_previews_its_own_picture(high, low, monkeypatch):
+    shown = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: shown.append((value, preview)))
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)
+    monkeypatch.setattr(comfy.cli_args.args, "preview_method", comfy.cli_args.LatentPreviewMethod.Latent2RGB)
+    guided_high, guided_low = mask(high, model_low_noise=low).args
+    guided_ksampler(guided_high, model_low_noise=guided_low, budget={"budget": "custom", **CUSTOM})
+    pictures = {value: preview[1].tobytes() for value, preview in shown if preview is not None}
+    assert list(pictures) == list(range(1, STEPS + 1))
+    assert len(set(pictures.values())) == STEPS
 
 
 def test_the_budget_widget_wins_over_a_guidance_budget_and_auto_takes_it(high):

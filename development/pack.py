@@ -23,6 +23,7 @@ def enter_host(host: Host) -> None:
     import comfy.cli_args
     import torch
 
+    comfy.cli_args.args.use_pytorch_cross_attention = True  # as the host chooses on a GPU; on a CPU a fifth faster than its own choice
     comfy.cli_args.args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     load_pack()
 

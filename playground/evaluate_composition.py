@@ -152,8 +152,8 @@ def clips_of(name: str, count: int, seed: int) -> list[world.Clip]:
 
 
 def judge(video: Tensor, name: str, colors: Sequence[str]) -> dict[str, float]:
-    """One canvas video "f c h w": accuracy, the share of the frames that show all of `colors` in which the relation holds (motions: whether it
-    happens between the first and the last of them; NaN where too few show all), and presence, the share of such frames."""
+    """One canvas video "f c h w": accuracy, the share of the frames that show all of `colors` in which the relation holds (motions: whether
+    it happens between the first and the last of them; NaN where too few show all), and presence, the share of such frames."""
     case, areas = CASES[name], metrics.color_areas(video)
     tracks = [Track.of(areas[color]) for color in colors]
     frames = torch.stack([track.here for track in tracks]).all(0).nonzero().flatten()
@@ -216,7 +216,8 @@ def figures_of(values: list[dict[str, float]], owner: list[int], kinds: list[str
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate composition", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
-    parser.add_argument("--relations", nargs="+", choices=list(CASES), default=list(CASES), metavar="RELATION", help=f"of {', '.join(CASES)}")
+    every = list(CASES)
+    parser.add_argument("--relations", nargs="+", choices=every, default=every, metavar="RELATION", help=f"of {', '.join(every)}")
     parser.add_argument("--captions", type=int, default=210, help="over all relations")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1000)

@@ -1,6 +1,7 @@
 """Composition Guide and Composition Report as nodes, and the guidance in the host's own sampling, alone and beside Temporal Mask."""
 
 import json
+from pathlib import Path
 
 import folder_paths
 import pytest
@@ -24,6 +25,7 @@ from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.temporal_mask import TemporalMaskNode
 from wan_conductor.playground import network
 
+WEB = Path(__file__).parents[2] / "web"
 STEPS = 4
 TEXT = "a red cat jumps near a blue dog"
 LEFT = "always  red cat | left of | blue dog"
@@ -249,17 +251,22 @@ def test_a_run_without_composition_shows_why(report, words, host_folders, monkey
 
 
 @pytest.mark.parametrize("node", [CompositionGuideNode, CompositionReport])
-def test_every_input_and_output_has_a_tooltip_and_the_host_accepts_the_schema(node):
+def test_every_node_is_on_the_menu_with_tooltips_and_a_help_page_that_names_every_input(node):
     schema = node.GET_SCHEMA()
-    assert node in NODES and schema.node_id.startswith("WanConductorComposition") and schema.search_aliases
+    assert node in NODES and schema.category == "Wan Conductor" and schema.search_aliases
     assert all(one.tooltip for one in [*schema.inputs, *schema.outputs])
     assert node.GET_NODE_INFO_V1()["name"] == schema.node_id
+    page = (WEB / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    assert not [one.id for one in schema.inputs if f"`{one.id}`" not in page]
+
+
+def test_the_help_page_names_every_relation():
+    page = (WEB / "docs" / "WanConductorCompositionGuide.md").read_text(encoding="utf-8")
+    assert not [relation.name for relation in RELATIONS if relation.name not in page]
 
 
 def test_the_timeline_view_knows_the_node_and_its_input():
-    from pathlib import Path
-
-    listed = (Path(__file__).parents[2] / "web" / "timeline.js").read_text(encoding="utf-8")
+    listed = (WEB / "timeline.js").read_text(encoding="utf-8")
     schema = CompositionGuideNode.GET_SCHEMA()
     assert f"{schema.node_id}: {{ bullets: true }}" in listed and "timeline" in {one.id for one in schema.inputs}
 

@@ -18,7 +18,7 @@ with_weights = pytest.mark.skipif(not (network.WEIGHTS / "wan.safetensors").is_f
 
 
 def drawn(*tracks, visible=None, shape="circle"):
-    """A canvas video of a red, a blue, a green thing: x and y in cells, a number or (start, end) or all of them; r likewise, 2 if not said."""
+    """A canvas video of a red, a blue, a green thing: x, y and r (2 if not said) in cells, each a number, (start, end), or one a frame."""
     along = lambda v: np.broadcast_to(np.linspace(*v, FRAMES) if isinstance(v, tuple) else np.asarray(v, float), (FRAMES,))  # noqa: E731
     subjects = []
     for index, (color, (x, y, *r)) in enumerate(zip(COLORS, tracks)):

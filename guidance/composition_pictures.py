@@ -1,5 +1,7 @@
 """The Composition Report as a picture: scores over the updates, where each thing went before and after, and its maps."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -9,11 +11,13 @@ from matplotlib.lines import Line2D
 from .composition_record import CompositionRecord, SceneRecord
 from .pictures import DPI, INK, drawn, fonts, numbers, short, wrapped
 
-# Okabe-Ito, told apart with every kind of colour vision; things beyond the sixth begin again with other markers.
+# Things: Okabe-Ito, told apart with every kind of colour vision, and by markers. Relations: other colours, by lightness, and by dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+RELATION_COLOURS = ("#111111", "#8C510A", "#777777", "#5E3C99", "#BBA000")
+DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HEAT = LinearSegmentedColormap.from_list("attention", ["#F4F4F4", "#08306B"])  # lightness alone tells how much
-LEFT, RIGHT, TOP, BOTTOM, GAP, LEGEND, TILE = 96, 14, 40, 16, 44, 18, 46
+LEFT, RIGHT, TOP, BOTTOM, GAP, LEGEND, TILE = 96, 14, 56, 16, 58, 18, 60
 
 
 def composition_figure(record: CompositionRecord, width: int = 700) -> np.ndarray:
@@ -23,7 +27,7 @@ def composition_figure(record: CompositionRecord, width: int = 700) -> np.ndarra
     maps_top = TOP + plot + GAP + legend + 12
     aspect = record.frame[1] / record.frame[0]
     shown = len(record.after.maps[0])
-    tile = min(TILE / max(aspect, 1), (width - LEFT - RIGHT) / shown)
+    tile = min(TILE / aspect, (width - LEFT - RIGHT) / shown)
     strip = 2 * (tile * aspect + 3) + 10
     height = round(maps_top + len(record.entities) * strip + BOTTOM)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
@@ -41,7 +45,7 @@ def composition_figure(record: CompositionRecord, width: int = 700) -> np.ndarra
     for index, constraint in enumerate(record.constraints):
         y = TOP + plot + GAP + LEGEND * index
         line = Line2D(
-            [(LEFT - 40) / width, (LEFT - 14) / width], [1 - y / height] * 2, color=colour(index), linestyle=dashes(index), linewidth=2.2
+            [(LEFT - 40) / width, (LEFT - 14) / width], [1 - y / height] * 2, linewidth=2.2, **line_style(index)
         )
         figure.add_artist(line)
         before, after = record.before.scores[index], record.after.scores[index]
@@ -78,8 +82,8 @@ def scores_panel(axes: Axes, record: CompositionRecord) -> None:
             axes.axvline(start - 0.5, color="#CCCCCC", linewidth=1)
         for index in range(len(record.constraints)):
             values = numbers([row[index] for row in step.scores])
-            axes.plot(np.arange(start, start + count), values, color=colour(index), linestyle=dashes(index), linewidth=2)
-            axes.plot([start + step.kept], values[[step.kept]], "o", color=colour(index), markersize=4.5)
+            axes.plot(np.arange(start, start + count), values, linewidth=2, **line_style(index))
+            axes.plot([start + step.kept], values[[step.kept]], "o", color=line_style(index)["color"], markersize=4.5)
         start += count
     axes.set_xlim(-0.6, start - 0.4)
 
@@ -111,13 +115,12 @@ def bare(axes: Axes) -> None:
     axes.tick_params(labelsize=8.5, colors=INK, length=3)
 
 
-def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def colour(entity: int) -> str:
+    return COLOURS[entity % len(COLOURS)]
 
 
-def dashes(index: int) -> str:
-    """Lines differ in more than colour."""
-    return ("-", "--", "-.", ":")[index % 4]
+def line_style(constraint: int) -> dict[str, Any]:
+    return {"color": RELATION_COLOURS[constraint % len(RELATION_COLOURS)], "linestyle": DASHES[constraint % len(DASHES)]}
 
 
 def score(value: float | None) -> str:

@@ -190,11 +190,13 @@ def in_front_of(scene: Scene, who: tuple[int, ...], when: Tensor) -> Tensor:
     """Both discs overlap, and where both reach, attention is the first's: sum W (A_a - A_b)/(A_a + A_b), A over their means, in -1..1."""
     a, b = who
     overlapping = scene.radius[:, a] + scene.radius[:, b] - length(scene.between(a, b))
-    places, reach = grid_places(scene.maps), 0
-    for entity in who:
+    places = grid_places(scene.maps)
+
+    def reach(entity: int) -> Tensor:
         away = (places - rearrange(scene.centre[:, entity], "b f c -> b f 1 1 c")).square().sum(-1)
-        reach = reach - away / rearrange(scene.radius[:, entity].square(), "b f -> b f 1 1")
-    shared = rearrange(rearrange(reach, "b f h w -> b f (h w)").softmax(-1), "b f (h w) -> b f h w", h=places.shape[0])
+        return rearrange(-away / rearrange(scene.radius[:, entity].square(), "b f -> b f 1 1"), "b f h w -> b f (h w)")
+
+    shared = rearrange((reach(a) + reach(b)).softmax(-1), "b f (h w) -> b f h w", h=places.shape[0])
     seen_a, seen_b = ((m := scene.maps[:, entity]) / even_level(m).clamp_min(TINY) for entity in who)
     return torch.stack([overlapping, (shared * (seen_a - seen_b) / (seen_a + seen_b).clamp_min(TINY)).sum((-2, -1))], dim=1)
 

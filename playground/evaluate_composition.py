@@ -167,7 +167,7 @@ def constraint_text(name: str, clip: world.Clip) -> str:
 
 
 def evaluate_composition(
-    playground: Playground, names: Sequence[str], count: int, seeds: int, seed: int, knobs: dict[str, float], budget: GuidanceBudget
+    playground: Playground, names: Sequence[str], count: int, seeds: int, seed: int, knobs: dict[str, Any], budget: GuidanceBudget
 ) -> dict[str, Any]:
     """Plain against guided on the same noises: `count` captions over all relations x `seeds` noises."""
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "analytic": []}

@@ -15,6 +15,14 @@ class PhraseRef:
     occurrence: str | int = "all"
 
 
+@dataclass(frozen=True)
+class RestOfPrompt(PhraseRef):
+    """All words of the prompt that belong to none of `without`, and its end: what the model reads as everything else. Never empty."""
+
+    phrase: str = "(rest of the prompt)"
+    without: tuple[str, ...] = ()
+
+
 def check_occurrence(name: str, occurrence: str | int) -> None:
     """Raise ValueError, naming who asks, unless `occurrence` is all, first, last, or a number from 1."""
     counted = isinstance(occurrence, int) and occurrence >= 1

@@ -96,6 +96,18 @@ def find_phrase(pieces: TokenPieces, phrase: str, occurrence: str | int = "all")
     return rows_of_places(pieces, [places[index] for indices in spelled for index in indices if text[index] != " "])
 
 
+def rest_of_prompt(pieces: TokenPieces, phrases: Sequence[str], occurrence: str | int = "all") -> tuple[int, ...]:
+    """The context rows of all words that belong to none of `phrases`, and of the end of the text behind them, ascending."""
+    taken: set[int] = set()
+    for phrase in phrases:
+        try:
+            taken.update(find_phrase(pieces, phrase, occurrence))
+        except PhraseNotFound:  # of a prompt joined to another that has it
+            continue
+    end = min(max(pieces.rows, default=-1) + 1, pieces.row_count - 1)
+    return tuple(sorted({*pieces.rows, end} - taken)) or (end,)
+
+
 def chosen(found: list[tuple[int, int]], phrase: str, occurrence: str | int) -> list[tuple[int, int]]:
     if occurrence == "all":
         return found

@@ -154,6 +154,9 @@ class GuidanceReport:
         before, after = (min(_correlations(step, kept), default=None) for step, kept in ((self.steps[0], False), (self.steps[-1], True)))
         if before is not None and after is not None:
             line += f", worst correlation {before:.2f} -> {after:.2f}"
+        before, after = (min(_scores(step, kept), default=None) for step, kept in ((self.steps[0], False), (self.steps[-1], True)))
+        if before is not None and after is not None:
+            line += f", worst score {before:.2f} -> {after:.2f}"
         return line + (f", {len(self.skipped)} skipped" if self.skipped else "")
 
 
@@ -182,6 +185,17 @@ def _correlations(step: GuidedStep, kept: bool) -> list[float]:
             if "correlation" in objective.traces:
                 values = zip(objective.traces["correlation"][sample], timed_phrases(objective.traces["mask"]), strict=True)
                 found += [value for value, timed in values if timed and value is not None]
+    return found
+
+
+def _scores(step: GuidedStep, kept: bool) -> list[float]:
+    """Scores of the constraints of every sample, likewise."""
+    found = []
+    for sample in range(len(step.loop.kept)):
+        record = step.loop.after(sample) if kept else step.loop.iterations[0]
+        for objective in record.objectives:
+            if "score" in objective.traces:
+                found += [value for value in objective.traces["score"][sample] if value is not None]
     return found
 
 

@@ -138,8 +138,13 @@ def share_equally(lines: list[TimelineLine]) -> tuple[TimelineLine, ...]:
     return tuple(shared)
 
 
+def line_source(text: str, line: TimelineLine) -> Source:
+    """The typed line that `line` was read from; of a timeline without text, its body."""
+    return list(sources(text))[line.line - 1] if text else Source.of(line.line, line.body)
+
+
 def line_error(text: str, line: TimelineLine, message: str, column: int | None = None) -> TimelineError:
-    source = list(sources(text))[line.line - 1] if text else Source.of(line.line, line.body)
+    source = line_source(text, line)
     return source.error(message, source.indent if column is None else column - 1)
 
 

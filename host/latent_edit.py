@@ -19,7 +19,7 @@ from .gradient import next_memory_mode, within_memory
 from .guided_steps import StepStart
 from .positive import entries_at, positive_entries
 from .run import GuidanceRun
-from .tokens import rows_for_entry
+from .tokens import rows_of_ref
 
 logger = logging.getLogger("wan_conductor")
 
@@ -143,7 +143,7 @@ def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseR
         missing: PhraseNotFound | None = None
         for entry, rows in zip(entries, found, strict=True):
             try:
-                rows[place] = rows_for_entry(entry, ref.phrase, ref.occurrence)
+                rows[place] = rows_of_ref(entry, ref)
             except PhraseNotFound as error:
                 missing = error
         if not any(place in rows for rows in found):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance.objective import PhraseRef
-from ..guidance.phrases import UNREADABLE, PhraseNotFound, TokenPieces, describe_rows, find_phrase
+from ..guidance.objective import PhraseRef, RestOfPrompt
+from ..guidance.phrases import UNREADABLE, PhraseNotFound, TokenPieces, describe_rows, find_phrase, rest_of_prompt
 
 CONDITIONING_KEY = "wan_conductor_tokens"
 ENCODER = "Conductor Text Encode"
@@ -148,6 +148,13 @@ def rows_for_entry(entry: Any, phrase: str, occurrence: str | int = "all") -> tu
     tokens are missing or broken.
     """
     return find_phrase(tokens_of(entry), phrase, occurrence)
+
+
+def rows_of_ref(entry: Any, ref: PhraseRef) -> tuple[int, ...]:
+    """Context rows of what an objective wants measured in one positive entry; raises as `rows_for_entry`."""
+    if isinstance(ref, RestOfPrompt):
+        return rest_of_prompt(tokens_of(entry), ref.without, ref.occurrence)
+    return rows_for_entry(entry, ref.phrase, ref.occurrence)
 
 
 def check_conditioning(conditioning: Sequence[Any], phrases: Sequence[PhraseRef | str], node_name: str) -> tuple[str, ...]:

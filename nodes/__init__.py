@@ -3,6 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .audio_timing import AudioToTiming
+from .composition_guide import CompositionGuideNode
+from .composition_report import CompositionReport
 from .conductor_text_encode import ConductorTextEncode
 from .curve_timing import CurveToTiming
 from .event_report import EventReport
@@ -29,11 +31,13 @@ NODES: list[type[io.ComfyNode]] = [
     PlanEvents,
     EventScheduleNode,
     SpectralHomeostasisNode,
+    CompositionGuideNode,
     GuidanceBudgetNode,
     GuidedKSampler,
     TimingReport,
     EventReport,
     SpectralReport,
+    CompositionReport,
 ]
 
 

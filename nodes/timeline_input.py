@@ -26,10 +26,13 @@ def read_occurrence(text: str) -> str | int:
     return int(which) if which.isdecimal() else which
 
 
-def read_timeline(text: str, node_name: str) -> tuple[Timeline, str]:
-    """The timeline, and a note for the node to show where pasted text was read in another form (else empty). Errors name the node."""
+def read_timeline(text: str, node_name: str, lists: bool = True) -> tuple[Timeline, str]:
+    """The timeline, and a note for the node to show where pasted text was read in another form (else empty). `lists`: see `normalise`.
+
+    Errors name the node.
+    """
     try:
-        parsed = parse_timeline(plain := normalise(text, lists=True))
+        parsed = parse_timeline(plain := normalise(text, lists))
     except TimelineError as error:
         raise error.named(node_name) from error
     same = plain.strip() == text.replace("\r\n", "\n").strip()

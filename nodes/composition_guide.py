@@ -1,0 +1,97 @@
+"""Composition Guide: things of the prompt stand and move as relations say."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..guidance.composition import NAME, Composition
+from ..guidance.latent_time import frames_per_second
+from ..guidance.relations import RELATIONS
+from ..host.attach import attach
+from ..host.geometry import require_wan
+from ..host.latent_edit import rows_of_entries
+from ..host.tokens import check_conditioning
+from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
+from .shown import shown
+from .timeline_input import fps_input, occurrence_input, read_occurrence, read_timeline
+
+TIMELINE = """always        cat | left of | dog
+2s - end      cat | toward | dog   # each line has its own time
+"""
+
+
+class CompositionGuideNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanConductorCompositionGuide",
+            display_name=NAME,
+            category="Wan Conductor",
+            description="Makes relations between things of the prompt hold (CVG): it measures where the model's attention to them lies and "
+            "edits the latent in the first steps until they stand and move as written. No training needed.",
+            search_aliases=["cvg", "composition", "relation", "spatial", "left of", "above", "between", "layout", "position", "direction"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *pair_inputs(),
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="The positive prompt from Conductor Text Encode. Every thing is looked up in it before anything runs.",
+                ),
+                io.String.Input(
+                    "timeline",
+                    multiline=True,
+                    default=TIMELINE,
+                    placeholder="always   cat | left of | dog",
+                    tooltip="One line per relation: `start - end  thing | relation | thing`, with an optional strength such as x1.5 at the "
+                    "end (higher: more weight; 0: off). Things are words of the prompt. Times in s, f (frames) or %, `end`, or `always`; "
+                    "lines without times share the video equally. Relations: " + ", ".join(relation.name for relation in RELATIONS) + ".",
+                ),
+                io.Float.Input(
+                    "margin", default=0.15, min=0.0, max=1.0, step=0.01, round=0.001,
+                    tooltip="How clearly a relation must hold, in halves of the frame's shorter side. Higher: further left, a longer way.",
+                ),
+                io.Float.Input(
+                    "lambda_presence", default=0.1, min=0.0, max=100.0, step=0.05, round=0.001,
+                    tooltip="How much everything named is to be seen at all. Higher: fewer things are missing; too high: places suffer.",
+                ),
+                io.Float.Input(
+                    "tau", default=0.9, min=0.0, max=1.0, step=0.01, advanced=True,
+                    tooltip="A guided step ends as soon as every relation scores this. Higher: stricter, slower.",
+                ),
+                occurrence_input(),
+                fps_input(),
+            ],
+            outputs=pair_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, conditioning: Any, timeline: str, margin: float = 0.15, lambda_presence: float = 0.1, tau: float = 0.9,
+        occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
+    ) -> io.NodeOutput:
+        require_wan(model, NAME)
+        if model_low_noise is not None:
+            require_wan(model_low_noise, NAME, "model_low_noise")
+        parsed, reading = read_timeline(timeline, NAME, lists=False)
+        objective = Composition(
+            timeline=parsed, margin=margin, tau=tau, lambda_presence=lambda_presence, occurrence=read_occurrence(occurrence), fps=fps
+        )
+        if not objective.phrases:
+            text = "The timeline is empty or every strength is 0: the model passes through unchanged."
+            return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
+        found = check_conditioning(conditioning, objective.entities, NAME)
+        objective.check_prompts(rows_of_entries(conditioning, objective.entities))
+        text = describe(objective, found, frames_per_second(model.model.latent_format.latent_channels, fps)) + reading
+        if model_low_noise is not None:
+            model_low_noise = attach(model_low_noise, objective)
+        return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
+
+
+def describe(objective: Composition, found: tuple[str, ...], fps: float) -> str:
+    """One line per thing with its tokens, then one per relation with its span."""
+    relations = []
+    for one in objective.constraints:
+        first, *others = one.entities
+        strength = f" x{one.strength:g}" if one.strength != 1 else ""
+        relations.append(f"{' '.join([first, one.relation.name, ' and '.join(others)]).strip()}  |  {one.span}{strength}")
+    return "\n".join([*found, *relations, f"seconds at {fps:g} fps"])

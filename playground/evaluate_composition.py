@@ -1,0 +1,239 @@
+"""Measures Composition Guide on the drawn world: does the told relation hold, given that everything it is about is there? One JSON line.
+
+Captions tell the relation where the world has words for it; training captions told it wrongly in 30 % (`world.WRONG_RELATION_RATE`).
+"""
+
+import argparse
+import json
+import logging
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guidance.budget import PRESETS, GuidanceBudget
+from ..guidance.composition import Composition
+from ..guidance.report import finite
+from ..guidance.timeline import parse_timeline
+from . import metrics, world
+from .evaluate import figure
+from .sampling import Playground
+
+log = logging.getLogger("wan_conductor.playground")
+TURNED = 60.0  # degrees between two ways
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object of a drawn video: where it is, "f" each in canvas cells, x to the right and y downwards, and in which frames at all."""
+
+    area: Tensor
+    x: Tensor
+    y: Tensor
+    here: Tensor
+
+    @classmethod
+    def of(cls, area: Tensor) -> "Track":
+        x, y, _ = metrics.centroid(area)
+        return cls(area, x, y, metrics.presence(area))
+
+
+Verdicts = Callable[[Sequence[Track], Tensor], Tensor]
+
+
+def lies(direction: tuple[int, int]) -> Verdicts:
+    """As the world draws it: the first lies further from the second in this direction than across it."""
+
+    def verdict(tracks: Sequence[Track], frames: Tensor) -> Tensor:
+        dx, dy = tracks[0].x - tracks[1].x, tracks[0].y - tracks[1].y
+        return (dx * direction[0] + dy * direction[1] > (dx * direction[1]).abs() + (dy * direction[0]).abs())[frames]
+
+    return verdict
+
+
+def beneath(tracks: Sequence[Track], frames: Tensor) -> Tensor:
+    """Lower, with its centre over a column that the second covers."""
+    covered = tracks[1].area.sum(1) >= 0.5  # "f w"
+    axis = torch.arange(covered.shape[-1]) + 0.5
+    left, right = (torch.where(covered, axis, edge) for edge in (torch.inf, -torch.inf))
+    over = (tracks[0].x >= left.amin(-1) - 0.5) & (tracks[0].x <= right.amax(-1) + 0.5)
+    return (over & (tracks[0].y > tracks[1].y))[frames]
+
+
+def between(tracks: Sequence[Track], frames: Tensor) -> Tensor:
+    """From the first, both others are seen more than a right angle apart."""
+    (bx, by), (cx, cy) = ((other.x - tracks[0].x, other.y - tracks[0].y) for other in tracks[1:])
+    return (bx * cx + by * cy < 0)[frames]
+
+
+def event(name: str) -> Verdicts:
+    """What the world calls so, between the first and the last frame that shows the object."""
+    return lambda tracks, frames: torch.tensor([metrics.event_between(tracks[0].area, int(frames[0]), int(frames[-1])) == name])
+
+
+def nears(sign: int) -> Verdicts:
+    """The distance of both has shrunk (1) or grown (-1) by as much as counts as a motion."""
+
+    def verdict(tracks: Sequence[Track], frames: Tensor) -> Tensor:
+        distance = torch.hypot(tracks[0].x - tracks[1].x, tracks[0].y - tracks[1].y)[frames]
+        return (sign * (distance[:1] - distance[-1:])) >= metrics.MOVED
+
+    return verdict
+
+
+def turns(tracks: Sequence[Track], frames: Tensor) -> Tensor:
+    """It moves in both halves, in directions more than 60 degrees apart."""
+    places = torch.stack([tracks[0].x, tracks[0].y], dim=-1)[frames]
+    middle = len(places) // 2
+    first, second = places[middle] - places[0], places[-1] - places[middle]
+    moved = min(float(first.norm()), float(second.norm())) >= metrics.MOVED
+    cosine = float(torch.nn.functional.cosine_similarity(first, second, dim=0))
+    return torch.tensor([moved and cosine < math.cos(math.radians(TURNED))])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One relation in the world: which captions ask for it, and what is true of a drawing. `least_frames` that must show all of it."""
+
+    kind: str
+    things: int
+    verdict: Verdicts
+    fits: Callable[[world.Clip], bool]
+    options: dict[str, int] = field(default_factory=dict)
+    least_frames: int = 1
+
+
+def told(clip: world.Clip, kind: str = "event") -> list[str]:
+    return [words for words, told_kind in clip.phrases if told_kind == kind]
+
+
+def one_step(clip: world.Clip) -> bool:
+    """The first object of two does one motion across the picture."""
+    return len(clip.subjects[0].events) == 1 and clip.subjects[0].events[0] in world.STEP
+
+
+def corner(clip: world.Clip) -> bool:
+    return all(words in world.STEP for words in told(clip))
+
+
+def says(words: str) -> Callable[[world.Clip], bool]:
+    return lambda clip: f" {words} " in f"{clip.caption} "
+
+
+TWO, THREE = {"objects": 2}, {"objects": 3}
+CASES: dict[str, Case] = {
+    **{name: Case("several", 2, lies(direction), says(name), TWO) for name, direction in world.RELATIONS.items()},
+    "beneath": Case("several", 2, beneath, says("below"), TWO),
+    "between": Case("several", 3, between, lambda clip: True, THREE),
+    **{name: Case("motion", 1, event(name), says(name), least_frames=2) for name in world.STEP},
+    "grows": Case("motion", 1, event("gets bigger"), says("gets bigger"), least_frames=2),
+    "shrinks": Case("motion", 1, event("gets smaller"), says("gets smaller"), least_frames=2),
+    "toward": Case("two_movers", 2, nears(1), one_step, least_frames=2),
+    "away": Case("two_movers", 2, nears(-1), one_step, least_frames=2),
+    "turns": Case("events", 1, turns, corner, {"events": 2}, least_frames=3),
+}
+
+
+def clips_of(name: str, count: int, seed: int) -> list[world.Clip]:
+    """Held-out clips, their captions distinct, that ask for the relation."""
+    case, rng = CASES[name], random.Random(f"{name} {seed}")
+    found: dict[str, world.Clip] = {}
+    while len(found) < count:
+        clip = world.held_out_clip(rng, kind=case.kind, **case.options)
+        if case.fits(clip):
+            found.setdefault(clip.caption, clip)
+    return list(found.values())
+
+
+def judge(video: Tensor, name: str, colors: Sequence[str]) -> dict[str, float]:
+    """One canvas video "f c h w": accuracy, the share of the frames that show all of `colors` in which the relation holds (motions: whether
+    it happens between the first and the last of them; NaN where too few show all), and presence, the share of such frames."""
+    case, areas = CASES[name], metrics.color_areas(video)
+    tracks = [Track.of(areas[color]) for color in colors]
+    frames = torch.stack([track.here for track in tracks]).all(0).nonzero().flatten()
+    holds = case.verdict(tracks, frames).float().mean() if len(frames) >= case.least_frames else math.nan
+    return {"accuracy": float(holds), "presence": len(frames) / len(video)}
+
+
+def constraint_text(name: str, clip: world.Clip) -> str:
+    first, *others = (subject.name for subject in clip.subjects[: CASES[name].things])
+    return " | ".join([f"always  {first}", name, *others])
+
+
+def evaluate_composition(
+    playground: Playground, names: Sequence[str], count: int, seeds: int, seed: int, knobs: dict[str, Any], budget: GuidanceBudget
+) -> dict[str, Any]:
+    """Plain against guided on the same noises: `count` captions over all relations x `seeds` noises."""
+    rows: dict[str, list[dict[str, float]]] = {"plain": [], "analytic": []}
+    seconds = dict.fromkeys(rows, 0.0)
+    asked = [(name, clip) for name in names for clip in clips_of(name, -(-count // len(names)), seed)]
+    for index, (name, clip) in enumerate(asked):
+        positive = playground.encode([clip.caption])
+        colors = [subject.color for subject in clip.subjects[: CASES[name].things]]
+        guidance = Composition(parse_timeline(constraint_text(name, clip)), **knobs)
+        for variant, objective in (("plain", None), ("analytic", guidance)):
+            started = time.perf_counter()
+            videos, _ = playground.sample(positive, seeds, seed + index, objective, budget)
+            seconds[variant] += time.perf_counter() - started
+            rows[variant] += [judge(video, name, colors) for video in videos]
+        log.info("%d of %d captions", index + 1, len(asked))
+    owner = [index for index in range(len(asked)) for _ in range(seeds)]
+    kinds = [name for name, _ in asked for _ in range(seeds)]
+    result: dict[str, Any] = {variant: figures_of(values, owner, kinds) for variant, values in rows.items()}
+    for variant in rows:
+        result[variant]["seconds_per_run"] = round(seconds[variant] / len(asked), 3)
+    both = [{key: one[key] - plain[key] for key in one} for one, plain in zip(rows["analytic"], rows["plain"], strict=True)]
+    result["analytic"]["minus_plain"] = figures_of(both, owner, kinds)
+    return result | {"captions": len(asked), "seeds": seeds, "steps": playground.steps, "cfg": playground.cfg, "knobs": knobs}
+
+
+def figures_of(values: list[dict[str, float]], owner: list[int], kinds: list[str]) -> dict[str, Any]:
+    """accuracy and presence, over all videos and by relation, with their 95 % intervals, captions drawn whole. `judged`: videos that show
+    enough to have an accuracy."""
+
+    def of(key: str, name: str | None = None) -> dict[str, Any]:
+        chosen = [index for index, kind in enumerate(kinds) if name in (None, kind)]
+        return figure([values[index][key] for index in chosen], [owner[index] for index in chosen])
+
+    def part(side: str) -> dict[str, Any]:
+        names = list(dict.fromkeys(kinds))
+        return {
+            **{key: of(key)[side] for key in ("accuracy", "presence")},
+            "by_relation": {name: of("accuracy", name)[side] for name in names},
+            "presence_by_relation": {name: of("presence", name)[side] for name in names},
+        }
+
+    judged = sum(not math.isnan(value["accuracy"]) for value in values)
+    return {**part("value"), "interval": part("interval"), "judged": judged}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="dev.py playground evaluate composition", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
+    every = list(CASES)
+    parser.add_argument("--relations", nargs="+", choices=every, default=every, metavar="RELATION", help=f"of {', '.join(every)}")
+    parser.add_argument("--captions", type=int, default=210, help="over all relations")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--preset", choices=list(PRESETS), default="fast")
+    for name in ("end_percent", "step_size", "growth", "depth"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")
+    parser.add_argument("--iterations", type=int, help="instead of the preset's")
+    for name in ("margin", "tau", "lambda_presence"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="of Composition Guide, instead of its own")
+    options = parser.parse_args(arguments)
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    changes = {key: given[key] for key in ("end_percent", "step_size", "growth", "depth", "iterations") if key in given}
+    knobs = {key: given[key] for key in ("margin", "tau", "lambda_presence") if key in given}
+    playground = Playground(options.steps, options.cfg)
+    budget = replace(PRESETS[options.preset], **changes)
+    result = evaluate_composition(playground, options.relations, options.captions, options.seeds, options.seed, knobs, budget)
+    sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

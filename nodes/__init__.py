@@ -11,6 +11,7 @@ from .floats_timing import FloatsToTiming
 from .guidance_budget import GuidanceBudgetNode
 from .guided_ksampler import GuidedKSampler
 from .mask_timing import MaskToTiming
+from .multi_prompt_blend import MultiPromptBlendNode
 from .plan_events import PlanEvents
 from .playground_loader import PlaygroundLoader
 from .spectral_homeostasis import SpectralHomeostasisNode
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     PlanEvents,
     EventScheduleNode,
     SpectralHomeostasisNode,
+    MultiPromptBlendNode,
     GuidanceBudgetNode,
     GuidedKSampler,
     TimingReport,

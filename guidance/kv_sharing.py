@@ -125,7 +125,7 @@ class SharedPass:
         self._masks: dict[int, Tensor] = {}
 
     def handler(self, grid: VideoGrid, blocks: int, sides: Sequence[Side], pad_rows: slice | None = None) -> Handler:
-        """For one model call whose batch rows are those of `sides`, in a model of so many `blocks`."""
+        """For one model call whose batch rows are those of `sides`, in that order, in a model of so many `blocks`."""
         shared = self.sharing.blocks(blocks)
         running: list[Tensor] = []  # attention of the phrase in the blocks so far
 

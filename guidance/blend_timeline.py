@@ -26,7 +26,7 @@ def durations_of(timeline: Timeline, fps: float) -> tuple[float | None, ...]:
     None, as short as possible: for `end`, and for all if no spans are given. Spans may overlap or leave gaps, in their order; the video has
     no length yet, so percent means nothing. Raises `TimelineError`.
     """
-    if timeline.equal_shares:
+    if timeline.equal_shares or not timeline.lines:
         return (None,) * len(timeline.lines)
     times = [(frame_at(timeline, line, 0, fps), frame_at(timeline, line, 1, fps)) for line in timeline.lines]
     for line, (start, end) in zip(timeline.lines, times, strict=True):

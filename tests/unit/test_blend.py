@@ -127,7 +127,7 @@ def test_durations_become_the_windows_that_rule_that_long(repeats, transitions):
     ("0s - 4s a cat\n4s - 10s a dog", (16.0, 24.0)),
     ("0s - 4s a cat\n6s - 8s a dog", (20.0, 12.0)),  # half of the gap to each
     ("0s - 4s a cat\n3s - end a dog", (14.0, None)),
-    ("0f - 40f a cat", (10.0,)), ("always a cat", (None,)),
+    ("0f - 40f a cat", (10.0,)), ("always a cat", (None,)), ("", ()),
 ])  # fmt: skip
 def test_a_timeline_gives_durations_in_latent_frames(text, durations):
     prompts, found = read_prompts(parse_timeline(text), fps=16)

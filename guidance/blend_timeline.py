@@ -1,10 +1,11 @@
 """Multi Prompt Blend's timeline: one prompt a line, and how long each lasts."""
 
+import math
 from itertools import pairwise
 
 from .kv_sharing import NAME
 from .latent_time import TEMPORAL_STRIDE
-from .spans import Moment, TimelineError
+from .spans import TimelineError
 from .timeline import Timeline, TimelineLine, line_error
 
 
@@ -28,29 +29,28 @@ def durations_of(timeline: Timeline, fps: float) -> tuple[float | None, ...]:
     """
     if timeline.equal_shares or not timeline.lines:
         return (None,) * len(timeline.lines)
-    times = [(frame_at(timeline, line, 0, fps), frame_at(timeline, line, 1, fps)) for line in timeline.lines]
+    times = [span_frames(timeline, line, fps) for line in timeline.lines]
     for line, (start, end) in zip(timeline.lines, times, strict=True):
-        if start is None or (end is not None and end <= start):
+        if not start < end:
             raise line_error(timeline.text, line, f"span `{line.spans[0]}` is empty or reversed: its end must come after its start")
-    for (line, (start, _)), (_, (later_start, _)) in pairwise(zip(timeline.lines, times, strict=True)):
+    changes = [0.0]
+    for line, ((start, end), (later_start, _)) in zip(timeline.lines, pairwise(times)):
         if later_start <= start:
             raise line_error(timeline.text, line, "the next prompt begins no later than this one: write prompts in their order")
-    changes: list[float | None] = [0.0]
-    for line, ((_, end), (start, _)) in zip(timeline.lines, pairwise(times)):
-        if end is None:
+        if math.isinf(end):
             raise line_error(timeline.text, line, "only the last prompt may last to the `end`")
-        changes.append((end + start) / 2)
+        changes.append((end + later_start) / 2)
     changes.append(times[-1][1])
-    return tuple(None if end is None else (end - start) / TEMPORAL_STRIDE for start, end in pairwise(changes))
+    return tuple(None if math.isinf(end) else (end - start) / TEMPORAL_STRIDE for start, end in pairwise(changes))
 
 
-def frame_at(timeline: Timeline, line: TimelineLine, side: int, fps: float) -> float | None:
-    """Pixel frame of the start (0) or end (1) of its span; None: `end`."""
+def span_frames(timeline: Timeline, line: TimelineLine, fps: float) -> tuple[float, float]:
+    """Pixel frames of the start and end of its span; `end` is infinite."""
     span = line.spans[0]
-    moment: Moment = (span.start, span.end)[side]
-    if moment.unit == "%":
+    if "%" in (span.start.unit, span.end.unit):
         raise line_error(timeline.text, line, f"span `{span}`: the length of the video follows from its prompts: use s or f", span.column)
-    return None if moment.unit == "end" else moment.frame(0, fps)
+    start, end = (math.inf if moment.unit == "end" else moment.frame(0, fps) for moment in (span.start, span.end))
+    return start, end
 
 
 def read_prompts(timeline: Timeline, fps: float) -> tuple[tuple[str, ...], tuple[float | None, ...]]:

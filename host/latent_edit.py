@@ -159,7 +159,7 @@ def mean_over_entries(found: Sequence[tuple[torch.Tensor, torch.Tensor | None]])
     maps = torch.stack([of_entry for of_entry, _ in found])
     if all(held is None for _, held in found):
         return maps.mean(0)
-    count = sum(maps.new_ones(maps.shape[2]) if held is None else held.to(maps) for _, held in found)
+    count = torch.stack([maps.new_ones(maps.shape[2]) if held is None else held.to(maps) for _, held in found]).sum(0)
     return maps.sum(0) / count.clamp(min=1)[:, None, None]
 
 

@@ -273,8 +273,25 @@ def test_masked_sharing_reads_part_of_the_source_and_finds_its_mask_however_the_
     masked, plain, none = (sample(model, blend, noise, bad=negative(bad_rows)) for blend in (MASKED, SHARING, NO_SHARING))
     assert not torch.allclose(masked, plain) and not torch.allclose(masked, none)
     assert runs[0].phrase_rows == [(2,)] * 3
-    assert torch.allclose(masked, sample(model, MASKED, noise, bad=negative(bad_rows)))
     assert not len(runs[0].store)
+    parts = {0: [], 1: []}
+    watched = model.clone()
+
+    def override(func, q, k, v, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        if options["block_index"] == LAYERS - 1 and k.shape[1] <= 12:
+            assert len(options["cond_or_uncond"]) == 1
+            parts[options["cond_or_uncond"][0]].append((options["context_window"].index_list[0], q.shape[1], k.shape[1]))
+        return func(q, k, v, *args, **kwargs)
+
+    watched.model_options["transformer_options"]["optimized_attention_override"] = override
+    seen, unseen = (sample(one, MASKED, noise, steps=1, bad=negative(bad_rows)) for one in (watched, model))
+    assert torch.equal(seen, unseen)
+    assert parts[0] == parts[1]  # one mask for both sides
+    assert parts[0][0] == (0, 12, 12)
+    for start in (2, 4):  # the object reads the object, the rest the rest: two calls that share out queries and keys
+        (_, *inside), (_, *outside) = [part for part in parts[0] if part[0] == start]
+        assert [a + b for a, b in zip(inside, outside)] == [12, 12] and 0 not in (*inside, *outside)
 
 
 def test_the_rows_of_a_phrase_in_a_mixed_prompt_are_those_of_both(model, runs):

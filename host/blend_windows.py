@@ -18,6 +18,8 @@ from ..guidance.objective import Objective
 from ..guidance.patch import Handler, VideoGrid
 from ..guidance.report import PatchReport
 from .blend_prompts import check_windows, entries_of_window, is_windowed, phrase_rows_of_windows, window_of
+from .geometry import takes_start_image
+from .guided_steps import uncached
 from .patches import RunningPatch
 from .positive import has_area, positive_entries
 from .run import SamplerLink
@@ -34,6 +36,8 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
     """
     blends = [g for g in guidance if isinstance(g, MultiPromptBlend)]
     if not blends:
+        if sum(window_of(entry) is not None for entry in guider.conds.get("positive", ())) > 1:
+            raise ValueError(f"{NAME}: input `positive` of the sampler holds its windows' prompts, but `model` is not the one it put out.")
         return None
     blend = blends[0]
     if len(blends) > 1:
@@ -73,18 +77,13 @@ def check_latent(blend: MultiPromptBlend, noise: Tensor) -> None:
         raise ValueError(f"{NAME}: {latent} = {has}, where these prompts need {needs}: {remedy} length.")
 
 
-def takes_image_channels(guider: Any) -> bool:
-    """I2V models that are shown the start image in channels of their own; the 5B has it in the latent, where no window can borrow it."""
-    model = guider.model_patcher.model
-    return model.diffusion_model.in_dim > model.latent_format.latent_channels
-
-
 class RunningBlend(IndexListContextHandler):
     """The windows of one run. The host's handler gives the cutting of conds to a window, and its convention for the start image."""
 
     def __init__(self, blend: MultiPromptBlend, guider: Any, sigmas: Tensor, link: SamplerLink) -> None:
         swap = blend.mode == "word swap"
-        retained = "0" if blend.retain_first_frame and takes_image_channels(guider) else ""
+        # the 5B has its start image in the latent, where no window can borrow it
+        retained = "0" if blend.retain_first_frame and takes_start_image(guider.model_patcher) else ""
         super().__init__(
             None, None, context_length=1 if swap else blend.window, context_overlap=0 if swap else blend.overlap,
             dim=BATCH_DIM if swap else FRAMES_DIM, cond_retain_index_list=retained,
@@ -144,6 +143,7 @@ class RunningBlend(IndexListContextHandler):
         self._model = model  # what the host's cutting of conds asks
         sigma = float(timestep.max())
         shared = any(RunningPatch.within(sigma, span) for span in self.spans)
+        model_options = uncached(model_options)  # EasyCache would take one window for another
         evaluations = self.blend.evaluations(windows_of(conds, len(self.blend.prompts)), shared)
         runs = [evaluation.window for evaluation in evaluations]
         blended = [torch.zeros_like(x_in) for _ in conds]

@@ -511,6 +511,22 @@ def test_a_temporal_mask_is_measured_in_each_window_by_its_prompt(model, sharing
     assert torch.allclose(maps, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_easycache_which_takes_one_window_for_another_is_left_out(model):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    cached = EasyCacheNode.execute(model, 10.0, 0.0, 1.0, False).result[0]
+    noise = noise_of(SHARING)
+    assert torch.equal(sample(cached, SHARING, noise), sample(model, SHARING, noise))
+    whole = tiny_wan.sample(model, prompt(), negative(), noise, steps=STEPS, cfg=CFG)
+    assert not torch.equal(tiny_wan.sample(cached, prompt(), negative(), noise, steps=STEPS, cfg=CFG), whole)  # else it does nothing here
+
+
+def test_its_prompts_on_a_model_that_is_guided_but_not_blended_are_refused(model):
+    positive = window_conditioning(prompts(), SHARING)
+    with pytest.raises(ValueError, match="Multi Prompt Blend: input `positive`.*`model` is not the one"):
+        tiny_wan.sample(attach(model, SpectralHomeostasis()), positive, negative(), noise_of(SHARING), steps=1)
+
+
 def test_objectives_are_refused_in_word_swap(model):
     with pytest.raises(ValueError, match="Temporal Mask: .*word swap"):
         sample(attach(model, temporal_mask("50% - end  jumps")), SWAP)

@@ -206,6 +206,9 @@ def describe(blend: MultiPromptBlend, fps: float) -> str:
     strongest = prompt_weights(blend).argmax(0)
     for prompt in range(len(blend.repeats)):
         held = (strongest == prompt).nonzero()[:, 0].tolist()
+        if not held:
+            lines.append(f"prompt {prompt + 1}: never the strongest; lower `overlap`, or give it more time")
+            continue
         start, end = pixel_frames(held[0]) if held[0] else 0, pixel_frames(held[-1] + 1)
         lines.append(f"prompt {prompt + 1}: {seconds(start, fps)} - {seconds(end, fps)}")
     return "\n".join(lines)

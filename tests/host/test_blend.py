@@ -294,6 +294,16 @@ def test_masked_sharing_reads_part_of_the_source_and_finds_its_mask_however_the_
         assert [a + b for a, b in zip(inside, outside)] == [12, 12] and 0 not in (*inside, *outside)
 
 
+@pytest.mark.parametrize("blend", [SHARING, MASKED])
+def test_videos_of_a_batch_share_with_themselves_alone(model, blend):
+    noise = noise_of(blend, batch=2)
+    both = sample(model, blend, noise)
+    for video in range(2):
+        alone = sample(model, blend, noise[video : video + 1])
+        assert torch.allclose(both[video : video + 1], alone, atol=1e-4 * alone.abs().max())
+    assert not torch.allclose(both[:1], both[1:], atol=0.1)
+
+
 def test_the_rows_of_a_phrase_in_a_mixed_prompt_are_those_of_both(model, runs):
     texts = ("a red cat jumps", "the cat")
     for phrase, rows in (("cat", [(2,), (1, 2), (1,)]), ("red", [(1,), (1,), ()])):

@@ -180,6 +180,16 @@ def test_it_is_on_the_menu_with_tooltips_and_a_help_page_that_names_every_input(
     MultiPromptBlendNode.GET_NODE_INFO_V1()
 
 
+def test_a_prompt_that_others_drown_everywhere_is_said_so(monkeypatch):
+    from wan_conductor.nodes import multi_prompt_blend
+
+    monkeypatch.setattr(multi_prompt_blend, "prompt_weights", lambda blend: torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 0, 1]]))
+    text = multi_prompt_blend.describe(MultiPromptBlend(3, 2, (1, 1, 1), 0), 16.0)
+    assert text.splitlines()[2:] == [
+        "prompt 1: 0s - 0.31s", "prompt 2: never the strongest; lower `overlap`, or give it more time", "prompt 3: 0.31s - 0.56s",
+    ]
+
+
 class Given(io.ComfyNode):
     """A model and two prompts, as loaders would make them."""
 

@@ -36,7 +36,8 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
     """
     blends = [g for g in guidance if isinstance(g, MultiPromptBlend)]
     if not blends:
-        if sum(window_of(entry) is not None for entry in guider.conds.get("positive", ())) > 1:
+        positive = (getattr(guider, "conds", None) or {}).get("positive") or ()  # a guider of another pack may hold none
+        if sum(window_of(entry) is not None for entry in positive) > 1:
             raise ValueError(f"{NAME}: input `positive` of the sampler holds its windows' prompts, but `model` is not the one it put out.")
         return None
     blend = blends[0]

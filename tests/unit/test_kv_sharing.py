@@ -126,7 +126,7 @@ def test_keys_of_a_window_that_is_not_the_source_are_never_read():
 
 
 def test_the_object_is_what_lies_above_the_threshold_of_its_own_frame():
-    attention = torch.rand(2, 3, 4, 5)
+    attention = torch.rand(2, 3, 4, 5) * torch.tensor([1.0, 0.1, 5.0])[:, None, None] + torch.tensor([0.0, 3.0, 1.0])[:, None, None]
     mask = object_mask(attention, 0.3)
     for b, f in itertools.product(range(2), range(3)):
         frame = attention[b, f]

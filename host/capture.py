@@ -74,6 +74,7 @@ class AttentionCapture:
         self._grid = VideoGrid(0, 0, 0)
         self._pad_rows: slice | None = None
         self.passes = 0  # model calls so far: one for each positive entry, and for each context window of it
+        self.held: Tensor | None = None  # bool "f": the frames that the last entry has a prompt for; None: all
 
     def __call__(self, entry: dict[str, Any], z: Tensor, sigma: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         """A_i of `groups` (text rows of each phrase): mean over the blocks in use and their heads, fp32 "b g f h w", f h w in tokens.
@@ -81,7 +82,7 @@ class AttentionCapture:
         `entry`: one converted positive cond, active at `sigma`. `z` "b c f h w": the sampler's x. `sigma`: scalar or "b".
         """
         self._same_hooks(entry)
-        self._groups = groups
+        self._groups, self.held = groups, None
         sigma = sigma.detach().reshape(-1).expand(z.shape[0]).clone()
         # Wan's forward ignores `control`, and a control network has no part in frozen_weights.
         conds = [[{name: value for name, value in entry.items() if name != "control"}]]
@@ -110,7 +111,10 @@ class AttentionCapture:
         return rearrange(mean, "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
 
     def _by_windows(self, handler: Any, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor) -> Tensor:
-        """The host's context windows, each measured on its own; a latent frame gets the mean over the windows that hold it."""
+        """Context windows, each measured on its own; a latent frame gets the mean over the windows that hold it.
+
+        Multi Prompt Blend runs only the windows whose prompt `conds` is; the other frames are 0 and not `held`.
+        """
         frames = z.shape[2]
         sums: list[list[Tensor]] = [[] for _ in range(frames)]
 
@@ -123,7 +127,10 @@ class AttentionCapture:
 
         model_options = comfy.model_patcher.create_model_options_clone(self._model_options)  # the handler writes the window into it
         handler.execute(measure, self._inner_model, conds, z, sigma, model_options)
-        return torch.stack([torch.stack(of_frame).mean(0) for of_frame in sums], dim=2)
+        if not all(sums):
+            self.held = torch.tensor([bool(of_frame) for of_frame in sums], device=z.device)
+        nothing = torch.zeros_like(next(of_frame[0] for of_frame in sums if of_frame))
+        return torch.stack([torch.stack(of_frame).mean(0) if of_frame else nothing for of_frame in sums], dim=2)
 
     def _options_of_pass(self, model_options: dict[str, Any]) -> dict[str, Any]:
         options = comfy.model_patcher.create_model_options_clone(model_options)

@@ -10,10 +10,11 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ..guidance.latent_time import frames_per_second
 from ..guidance.objective import Objective
 from .attention import attention_wrapper
+from .blend_windows import start_blend
 from .guided_steps import with_guided_steps
 from .latent_edit import LatentEdit
 from .patches import all_handlers, running_patches
-from .positive import positive_entries
+from .positive import has_area, positive_entries
 from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting, start_run, stock_link
 
 logger = logging.getLogger("wan_conductor")
@@ -42,7 +43,12 @@ def outer_sample(
     from_node: SamplerLink | None = options.get(LINK_KEY)
     link = from_node or stock_link(noise, sampler, sigmas)
     fps = frames_per_second(guider.model_patcher.model.latent_format.latent_channels)
-    patches = running_patches(guidance, guider, sigmas, link.report, link.model, link.first_step, fps, measure=from_node is not None)
+    blend = start_blend(guidance, guider, noise, sigmas, link)
+    measure = from_node is not None
+    patches: list[Any] = [*running_patches(guidance, guider, sigmas, link.report, link.model, link.first_step, fps, measure)]
+    if blend is not None:
+        noise = blend.same_noise(noise)
+        patches.append(blend)  # innermost: other patches see the window's own keys and all its tokens
     if patches:
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, PATCHES_KEY, attention_wrapper(all_handlers(patches)), options)
     run = start_run(guidance, link, sigmas, guider)
@@ -79,10 +85,6 @@ def refuse_what_objectives_cannot(objectives: tuple[Objective, ...], guider: Any
             f"{names}: input `positive` = {len(entries)} prompts, not all for the whole frame: their attention cannot be compared; give "
             "them masks in place of areas (Conditioning (Set Mask), set_cond_area default)."
         )
-
-
-def has_area(entry: dict[str, Any]) -> bool:
-    return "area" in entry or ("mask" in entry and entry.get("set_area_to_bounds", False))
 
 
 WRAPPERS: dict[str, Callable] = {WrappersMP.OUTER_SAMPLE: outer_sample}

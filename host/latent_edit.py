@@ -71,13 +71,13 @@ class LatentEdit:
 
             def capture(z: torch.Tensor) -> torch.Tensor:
                 seen = z if mask is None else z * mask + kept
-                maps: list[list[torch.Tensor]] = [[] for _ in phrases]
+                maps: list[list[tuple[torch.Tensor, torch.Tensor | None]]] = [[] for _ in phrases]
                 for entry, groups in zip(entries, rows, strict=True):
                     if groups:
                         found = attention_of(entry, seen, sigma, tuple(groups.values()))
                         for column, place in enumerate(groups):
-                            maps[place].append(found[:, column])
-                return torch.stack([torch.stack(of_entries).mean(0) for of_entries in maps], dim=1)
+                            maps[place].append((found[:, column], attention_of.held))
+                return torch.stack([mean_over_entries(of_entries) for of_entries in maps], dim=1)
 
             result = optimise_latent(
                 start.x,
@@ -149,6 +149,18 @@ def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseR
         if not any(place in rows for rows in found):
             raise missing or PhraseNotFound(f'no positive conditioning is active where "{ref.phrase}" should be guided')
     return found
+
+
+def mean_over_entries(found: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> torch.Tensor:
+    """Maps "b f h w" of one phrase, each with the frames "f" that its entry holds (None: all): their mean, frame by frame.
+
+    Where no prompt with the phrase is shown, it has no attention: 0.
+    """
+    maps = torch.stack([of_entry for of_entry, _ in found])
+    if all(held is None for _, held in found):
+        return maps.mean(0)
+    count = torch.stack([maps.new_ones(maps.shape[2]) if held is None else held.to(maps) for _, held in found]).sum(0)
+    return maps.sum(0) / count.clamp(min=1)[:, None, None]
 
 
 def in_passes(result: OptimisedLatent, passes: int) -> OptimisedLatent:

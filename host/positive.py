@@ -23,6 +23,11 @@ def entries_at(entries: Sequence[dict[str, Any]], sigma: float) -> list[dict[str
     return [e for e in entries if e.get("timestep_start", float("inf")) >= sigma >= e.get("timestep_end", 0.0)]
 
 
+def has_area(entry: dict[str, Any]) -> bool:
+    """Whether the model sees only a part of the picture for it."""
+    return "area" in entry or ("mask" in entry and entry.get("set_area_to_bounds", False))
+
+
 def shared_uuids(guider: Any) -> set[UUID]:
     """The uuids that also stand on rows of another side: the host gives a copy of an area cond there the other side's text, not a uuid."""
     return {entry["uuid"] for side, entries in guider.conds.items() if side != "positive" for entry in entries}

@@ -13,6 +13,7 @@ from .floats_timing import FloatsToTiming
 from .guidance_budget import GuidanceBudgetNode
 from .guided_ksampler import GuidedKSampler
 from .mask_timing import MaskToTiming
+from .multi_prompt_blend import MultiPromptBlendNode
 from .plan_events import PlanEvents
 from .playground_loader import PlaygroundLoader
 from .spectral_homeostasis import SpectralHomeostasisNode
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     EventScheduleNode,
     SpectralHomeostasisNode,
     CompositionGuideNode,
+    MultiPromptBlendNode,
     GuidanceBudgetNode,
     GuidedKSampler,
     TimingReport,

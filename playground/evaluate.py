@@ -221,8 +221,12 @@ def main(arguments: list[str] | None = None) -> None:
         from .evaluate_composition import main as evaluate_composition
 
         return evaluate_composition(arguments[1:])
+    if arguments and arguments[0] == "blend":
+        from .evaluate_blend import main as evaluate_blend
+
+        return evaluate_blend(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["base", "temporal", "events", "homeostasis", "composition"])
+    parser.add_argument("what", choices=["base", "temporal", "events", "homeostasis", "composition", "blend"])
     parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
     parser.add_argument("--objects", type=int, default=1, choices=[1, 2, 3, 4])
     parser.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M")

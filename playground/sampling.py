@@ -7,6 +7,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..guidance.blend import MultiPromptBlend
 from ..guidance.budget import GuidanceBudget
 from ..guidance.objective import Objective
 from ..guidance.patch import Patch
@@ -43,8 +44,8 @@ class Playground:
 
     @torch.inference_mode()
     def sample(
-        self, positive: Any, batch: int, seed: int, objective: Objective | Patch | None = None, budget: GuidanceBudget | None = None,
-        latent: dict[str, Any] | None = None,
+        self, positive: Any, batch: int, seed: int, objective: Objective | Patch | MultiPromptBlend | None = None,
+        budget: GuidanceBudget | None = None, latent: dict[str, Any] | None = None,
     ) -> tuple[Tensor, GuidanceReport]:
         """Canvas videos "b f c h w" of `batch` noises, plain or guided, and the report of the run; `latent` in place of an empty one."""
         model = self.model if objective is None else attach(self.model, objective)

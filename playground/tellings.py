@@ -10,7 +10,7 @@ from . import network, world
 
 CAPTION_ROWS = 24  # longest caption in tokens; the rest of the 512 rows are padding and act through the weight of those left
 UNCONDITIONAL_RATE = 0.1
-ROW_EXCHANGE_RATE = 0.5
+ROW_EXCHANGE_RATE = 0.8
 OTHER_PHRASES = {
     "object": [f"{c} {s}" for c in world.COLORS for s in world.SHAPES],
     "event": [*world.MOTIONS, world.STILL],
@@ -65,7 +65,7 @@ def replace_phrases(clip: world.Clip, chosen: list[bool], rng: random.Random) ->
 class Telling:
     """The text of one batch: ids [b, t]. The clips at `exchanged` [n] have rows of two `other` tellings [2, n, t], by `keep` [2, n, t, 1].
 
-    Word locality: in half of the clips the caption is told twice more, each time with another share of its phrases replaced, and every
+    Word locality: in most of the clips the caption is told twice more, each time with another share of its phrases replaced, and every
     phrase keeps the rows of the telling that holds it. So no row can be relied on for what another phrase says.
     """
 

@@ -173,7 +173,7 @@ def _told(rng: random.Random, events: tuple[str, ...]) -> tuple[str, ...]:
     return events
 
 
-KINDS = {"one": 0.17, "several": 0.23, "motion": 0.22, "events": 0.28, "two_movers": 0.10}
+KINDS = {"one": 0.16, "several": 0.20, "motion": 0.12, "events": 0.40, "two_movers": 0.12}
 
 
 def sample_clip(rng: random.Random, kind: str | None = None, objects: int | None = None, events: int | None = None) -> Clip:

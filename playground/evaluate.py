@@ -1,6 +1,7 @@
 """Measures the playground: the gates of the base model, and what each method does. One JSON line to standard output."""
 
 import argparse
+import importlib
 import json
 import logging
 import random
@@ -25,6 +26,7 @@ from .segment_rows import SegmentRows
 
 log = logging.getLogger("wan_conductor.playground")
 BASE_GATES = {"colour": 0.97, "shape": 0.90, "motion": 0.85, "two_objects": 0.95, "word_locality": 0.70}
+OWN_COMMAND_LINES = ("homeostasis", "composition", "blend")  # evaluate_<name>.py
 ABLATION = {"C": (1.0, 0.0, 0.0), "E": (0.0, 0.0, 10.0), "C+E": (1.0, 0.0, 10.0), "C+E+M": (1.0, 0.3, 10.0)}
 
 
@@ -241,20 +243,10 @@ def evaluate_temporal(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    if arguments and arguments[0] == "homeostasis":
-        from .evaluate_homeostasis import main as evaluate_homeostasis
-
-        return evaluate_homeostasis(arguments[1:])
-    if arguments and arguments[0] == "composition":
-        from .evaluate_composition import main as evaluate_composition
-
-        return evaluate_composition(arguments[1:])
-    if arguments and arguments[0] == "blend":
-        from .evaluate_blend import main as evaluate_blend
-
-        return evaluate_blend(arguments[1:])
+    if arguments and arguments[0] in OWN_COMMAND_LINES:
+        return importlib.import_module(f".evaluate_{arguments[0]}", __package__).main(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["base", "temporal", "events", "homeostasis", "composition", "blend"])
+    parser.add_argument("what", choices=["base", "temporal", "events", *OWN_COMMAND_LINES])
     parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
     parser.add_argument("--objects", type=int, default=1, choices=[1, 2, 3, 4])
     parser.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M")

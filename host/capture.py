@@ -114,12 +114,16 @@ class AttentionCapture:
 
         Multi Prompt Blend runs only the windows whose prompt `conds` is; the other frames are 0 and not `held`.
         """
-        frames = z.shape[2]
-        sums: list[list[Tensor]] = [[] for _ in range(frames)]
+        sums: list[list[Tensor]] = [[] for _ in range(z.shape[2])]
+
+        measured: set[tuple[int, ...]] = set()
 
         def measure(model: Any, conds: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> list[Tensor]:
-            maps = self._measure(conds, x, sigma, model_options)
             window = model_options["transformer_options"]["context_window"]
+            if (frames := tuple(window.index_list)) in measured:  # the blend's plan faithful runs a window twice: here nothing is shared
+                return [torch.zeros_like(x) for _ in conds]
+            measured.add(frames)
+            maps = self._measure(conds, x, sigma, model_options)
             for frame, of_frame in zip(window.index_list, maps[:, :, -len(window.index_list):].unbind(2), strict=True):
                 sums[frame].append(of_frame)
             return [torch.zeros_like(x) for _ in conds]

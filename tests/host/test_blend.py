@@ -545,6 +545,25 @@ def test_a_temporal_mask_is_measured_in_each_window_by_its_prompt(model, sharing
     assert torch.allclose(maps, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("plan", ["fast", "faithful"])
+def test_a_prompt_added_behind_the_node_is_measured_once_in_every_window(model, plan, monkeypatch):
+    """Nothing is shared in gradient passes, so that the second run of a window would say the same again."""
+    from wan_conductor.host import capture
+
+    windows = []
+    real = capture.AttentionCapture._measure
+
+    def watch(self, conds, x, sigma, model_options):
+        windows.append(model_options["transformer_options"]["context_window"].index_list[0])
+        return real(self, conds, x, sigma, model_options)
+
+    monkeypatch.setattr(capture.AttentionCapture, "_measure", watch)
+    blend = replace(SHARING, plan=plan)
+    positive = [*window_conditioning(prompts(), blend), *prompt("grainy film", seed=9)]
+    sample(attach(model, temporal_mask("50% - end  film")), blend, positive=positive, steps=1)
+    assert windows and windows == [0, 2, 4] * (len(windows) // 3)
+
+
 def test_easycache_which_takes_one_window_for_another_is_left_out(model):
     from comfy_extras.nodes_easycache import EasyCacheNode
 

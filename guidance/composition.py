@@ -182,10 +182,15 @@ class Composition:
             terms={str(one): -log.detach() for one, log in zip(self.constraints, logs.unbind(1))} | {"presence": presence.detach()},
             satisfied=scores.amin(-1) >= self.tau,
             traces={
-                "score": scores, "span": spans, "centre": scene.centre.detach(), "camera": scene.camera.detach(),
+                "score": scores, "span": spans, "centre": seen_centre(scene), "camera": scene.camera.detach(),
                 "radius": scene.radius.detach(), "frame": frame_of(maps), "maps": traced_maps(scene.maps.detach()),
             },
         )
+
+
+def seen_centre(scene: Scene) -> Tensor:
+    """Its centres "b g f 2", NaN where no prompt names the thing: its attention of 0 would stand in the middle."""
+    return scene.centre.detach().masked_fill(scene.named[..., None] == 0, torch.nan)
 
 
 def frame_of(maps: Tensor) -> Tensor:

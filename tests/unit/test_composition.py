@@ -257,3 +257,18 @@ def test_things_that_no_prompt_of_the_span_names_together_are_refused():
     refusal = r"Composition Guide: input `timeline`: `a \| left of \| b .*name a and b: write them into one prompt"
     with pytest.raises(ValueError, match=refusal):
         composition("50% - end  a | left of | b").loss(maps, 16.0)
+
+
+def test_a_picture_has_no_path_where_no_prompt_names_a_thing():
+    from wan_conductor.guidance.composition_pictures import last_of, path
+    from wan_conductor.guidance.composition_record import SceneRecord
+
+    maps = torch.rand(1, 2, 9, 6, 8, generator=torch.Generator().manual_seed(3)) + 0.1
+    maps[:, 1, 5:] = 0
+    centres = composition("always  a | left of | b").loss(maps, 16.0).traces["centre"][0].tolist()
+    assert torch.tensor(centres).isfinite().all(-1).sum(-1).tolist() == [9, 5]
+    told = [[None if value != value else value for value in place] for place in centres[1]]
+    scene = SceneRecord([], [[], told], [], [], [])
+    x, y = last_of(*path(scene, 1))
+    assert [[*x, *y]] == centres[1][4:5]
+    assert not len(last_of(*path(SceneRecord([], [[[None, None]]], [], [], []), 0))[0])  # named nowhere

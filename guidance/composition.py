@@ -31,9 +31,11 @@ TRACED_MAPS = (7, 12, 12)  # most frames, rows and columns of the maps that a re
 def log_score(scene: Scene, constraint: Constraint, who: tuple[int, ...], span: Tensor, margin: float) -> Tensor:
     """log s of one constraint, "b" <= 0, where s = sigmoid(k (q - m)) of its margins q: mean log over conditions, over frames of a state.
 
-    A frame counts by how much it shows of every entity (mass gate). m is `margin` for conditions that can hold more or less clearly.
+    A frame counts by how much it shows of every entity (mass gate), and not at all where one is not named. m is `margin` for conditions
+    that can hold more or less clearly.
     """
     relation = constraint.relation
+    span = span * named_together(scene, constraint, who, span)
     when = span * torch.stack([presence_gate(scene.excess[:, entity], span) for entity in who]).prod(0)
     when = when / when.sum(-1, keepdim=True)
     q = relation.measure(scene, who, when)
@@ -42,8 +44,21 @@ def log_score(scene: Scene, constraint: Constraint, who: tuple[int, ...], span: 
     return logs if relation.motion else (logs * when).sum(-1)
 
 
+def named_together(scene: Scene, constraint: Constraint, who: tuple[int, ...], span: Tensor) -> Tensor:
+    """1 in the frames "b f" whose prompts name all of its entities, else 0. Raises ValueError if that is never in `span`."""
+    named = scene.named[:, list(who)]
+    together = named.prod(1)
+    never = ~(together * span).any(-1)
+    if (never & named.any(-1).all(-1)).any():
+        raise ValueError(
+            f"{NAME}: input `timeline`: `{constraint}`: in none of its frames does a prompt name {' and '.join(constraint.entities)}: "
+            "write them into one prompt of that time, or move the span"
+        )
+    return torch.where(never[:, None], 1.0, together)  # no attention anywhere: nothing to tell frames apart by
+
+
 def presence_loss(maps: Tensor, excess: Tensor, spans: Tensor) -> Tensor:
-    """-(log mass + log focus), mean over the frames in which each thing is wanted: maps "b g f h w", spans "g f" -> "b g".
+    """-(log mass + log focus), mean over the frames in which each thing is wanted: maps "b g f h w", spans "b g f" -> "b g".
 
     mass is the mean attention, focus its share above the even level: more attention, in one place.
     """
@@ -160,17 +175,22 @@ class Composition:
         wanted = torch.stack(
             [torch.stack([span for span, places in zip(spans, who) if place in places]).amax(0) for place in range(len(self.entities))]
         )
-        presence = presence_loss(scene.maps, scene.excess, wanted).mean(-1)
+        presence = presence_loss(scene.maps, scene.excess, wanted * scene.named).mean(-1)
         scores = logs.detach().exp()
         return ObjectiveLoss(
             total=(-logs * weights).mean(-1) + self.lambda_presence * presence,
             terms={str(one): -log.detach() for one, log in zip(self.constraints, logs.unbind(1))} | {"presence": presence.detach()},
             satisfied=scores.amin(-1) >= self.tau,
             traces={
-                "score": scores, "span": spans, "centre": scene.centre.detach(), "camera": scene.camera.detach(),
+                "score": scores, "span": spans, "centre": seen_centre(scene), "camera": scene.camera.detach(),
                 "radius": scene.radius.detach(), "frame": frame_of(maps), "maps": traced_maps(scene.maps.detach()),
             },
         )
+
+
+def seen_centre(scene: Scene) -> Tensor:
+    """Its centres "b g f 2", NaN where no prompt names the thing: its attention of 0 would stand in the middle."""
+    return scene.centre.detach().masked_fill(scene.named[..., None] == 0, torch.nan)
 
 
 def frame_of(maps: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def scores_panel(axes: Axes, record: CompositionRecord) -> None:
 
 
 def paths_panel(axes: Axes, record: CompositionRecord) -> None:
-    """Centres over the frames, in the frame's box: before thin and pale, after bold; a marker stands at the last frame."""
+    """Centres over the frames, in the frame's box: before thin and pale, after bold; a marker stands at the last one."""
     half_width, half_height = record.frame
     axes.set(xlim=(-half_width, half_width), ylim=(half_height, -half_height), xticks=[], yticks=[], aspect="equal")
     axes.set_title("paths: thin before, bold after", fontsize=10, loc="left", color=INK)
@@ -97,17 +97,23 @@ def paths_panel(axes: Axes, record: CompositionRecord) -> None:
         for scene, width, alpha in ((record.before, 1.2, 0.55), (record.after, 2.6, 1.0)):
             x, y = path(scene, entity)
             axes.plot(x, y, color=colour(entity), linewidth=width, alpha=alpha, solid_capstyle="round")
-            axes.plot(x[-1:], y[-1:], MARKERS[entity % len(MARKERS)], color=colour(entity), markersize=3 + 1.5 * width, alpha=alpha)
-        x, y = path(record.after, entity)
-        axes.annotate(
-            short(name, 16), (x[-1], y[-1]), (6, 6), textcoords="offset points", fontsize=8.5, color=colour(entity), family=fonts(),
-            parse_math=False,
-        )
+            axes.plot(*last_of(x, y), MARKERS[entity % len(MARKERS)], color=colour(entity), markersize=3 + 1.5 * width, alpha=alpha)
+        for place in zip(*last_of(*path(record.after, entity)), strict=True):
+            axes.annotate(
+                short(name, 16), place, (6, 6), textcoords="offset points", fontsize=8.5, color=colour(entity), family=fonts(),
+                parse_math=False,
+            )
 
 
 def path(scene: SceneRecord, entity: int) -> tuple[np.ndarray, np.ndarray]:
     places = np.array([[np.nan if value is None else value for value in place] for place in scene.centres[entity]], dtype=float)
     return places[:, 0], places[:, 1]
+
+
+def last_of(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The last known place of a path, or none."""
+    known = np.isfinite(x + y)
+    return x[known][-1:], y[known][-1:]
 
 
 def bare(axes: Axes) -> None:

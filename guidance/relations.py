@@ -22,7 +22,8 @@ TINY = 1e-8
 class Scene:
     """Where every entity g is in every latent frame, softly.
 
-    maps "b g f h w"; centre "b g f 2" (x, y); excess "b g f": attention above the even level, which a present thing has and an absent one
+    maps "b g f h w"; named "b g f": 0 where it has no attention at all, for no prompt of that time names it (Multi Prompt Blend), else 1;
+    centre "b g f 2" (x, y); excess "b g f": attention above the even level, which a present thing has and an absent one
     lacks; radius "b g f": of the even disc that is spread as widely; camera "b f 2": how far the background has moved since frame 0.
     """
 
@@ -31,6 +32,7 @@ class Scene:
     radius: Tensor
     excess: Tensor
     camera: Tensor
+    named: Tensor
 
     def path(self, entity: int) -> Tensor:
         """Its centre with the camera's motion taken off: "b f 2"."""
@@ -59,7 +61,8 @@ def scene_of(maps: Tensor, camera: Tensor | None = None) -> Scene:
     radius = (2 * spread + TINY).sqrt()  # an even disc has mean square distance R^2 / 2
     if camera is None:
         camera = torch.zeros_like(centre[:, 0])
-    return Scene(maps, centre, radius, excess, camera)
+    named = (maps.detach().amax((-2, -1)) > 0).to(maps)
+    return Scene(maps, centre, radius, excess, camera, named)
 
 
 def grid_places(maps: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def even_level(maps: Tensor) -> Tensor:
 
 
 def presence_gate(excess: Tensor, span: Tensor) -> Tensor:
-    """How much of a thing each frame of `span` "f" shows, 0.1..1 of its best frame there: excess "b f" -> "b f", without gradient.
+    """How much of a thing each frame of `span` "b f" shows, 0.1..1 of its best frame there: excess "b f" -> "b f", without gradient.
 
     Relative, because at high noise all maps are nearly even, and those are the steps that are guided; without gradient, so that a relation
     is never met by hiding what it is about.

@@ -1,6 +1,6 @@
 """The prompts of Multi Prompt Blend as one CONDITIONING: an entry for each window, marked with its number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,17 +52,24 @@ def entries_of_window(entries: list[dict[str, Any]] | None, window: int) -> list
     return None if entries is None else [entry for entry in entries if window_of(entry) in (None, window)]
 
 
-def is_windowed(entries: list[dict[str, Any]] | None) -> bool:
-    return any(window_of(entry) is not None for entry in entries or ())
+def check_windows(conds: Mapping[str, Sequence[dict[str, Any]]], blend: MultiPromptBlend) -> None:
+    """Raise ValueError unless the sampler's positive prompts are those of this blend, and the others its windows' too or everyone's."""
+    for side, entries in conds.items():
+        windows = sorted(window for entry in entries if (window := window_of(entry)) is not None)
+        if windows != list(range(len(blend.prompts))) and (windows or side == "positive"):
+            remedy = "" if side == "positive" else ", or one prompt for all windows"
+            raise ValueError(
+                f"{NAME}: input `{side}` of the sampler = prompts of {len(windows)} windows, where this blend has {len(blend.prompts)}: "
+                f"connect the output CONDITIONING of the same {NAME} node{remedy}."
+            )
 
 
-def check_windows(positive: Sequence[dict[str, Any]], blend: MultiPromptBlend) -> None:
-    """Raise ValueError unless the sampler's positive prompts are those of this blend."""
-    windows = sorted(window for entry in positive if (window := window_of(entry)) is not None)
-    if windows != list(range(len(blend.prompts))):
+def check_blended(guidance: Sequence[Any], positive: Sequence[Any], input_name: str) -> None:
+    """Raise ValueError where the prompts (a CONDITIONING) are those of several windows, and the model's guidance holds no blend."""
+    if sum(window_of(keys) is not None for _, keys in positive) > 1 and not any(isinstance(g, MultiPromptBlend) for g in guidance):
         raise ValueError(
-            f"{NAME}: input `positive` of the sampler = prompts of {len(windows)} windows, where this blend has {len(blend.prompts)}: "
-            f"connect the output CONDITIONING of the same {NAME} node."
+            f"{NAME}: input `{input_name}` = a model that is not blended, while `positive` holds the prompts of its windows: connect what "
+            f"that {NAME} node puts out for this model."
         )
 
 

@@ -17,7 +17,7 @@ from ..guidance.latent_time import pixel_frames
 from ..guidance.objective import Objective
 from ..guidance.patch import Handler, VideoGrid
 from ..guidance.report import PatchReport
-from .blend_prompts import check_windows, entries_of_window, is_windowed, phrase_rows_of_windows, window_of
+from .blend_prompts import check_windows, entries_of_window, phrase_rows_of_windows, window_of
 from .geometry import takes_start_image
 from .guided_steps import uncached
 from .patches import RunningPatch
@@ -52,8 +52,9 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
         raise ValueError(f"{NAME}: model = split into MultiGPU work units, whose windows cannot see each other; remove that node.")
     names = ", ".join(dict.fromkeys(g.name for g in guidance if isinstance(g, Objective)))
     if names and blend.mode == "word swap":
-        raise ValueError(f"{names}: model = in word swap, whose videos are sampled one after another: it cannot be guided by gradients.")
-    check_windows(positive_entries(guider), blend)
+        raise ValueError(f"{names}: model = in word swap, whose videos are sampled one after another: take that off, or set mode blend.")
+    positive_entries(guider)  # refuses a guider that holds none
+    check_windows(guider.conds, blend)
     if any(has_area(entry) for entries in guider.conds.values() for entry in entries):
         remedy = "use Conditioning (Set Mask), set_cond_area default"
         raise ValueError(f"{NAME}: positive or negative of the sampler = set to an area, and areas are not blended: {remedy}.")
@@ -92,6 +93,7 @@ class RunningBlend(IndexListContextHandler):
         self.blend = blend
         self.weights = None if swap else blend_weights(len(blend.prompts), blend.window, blend.overlap)
         self.blocks = len(guider.model_patcher.model.diffusion_model.blocks)
+        self.positive = {entry["uuid"] for entry in positive_entries(guider) if window_of(entry) is not None}
         self.phrase_rows = phrase_rows_of_windows(positive_entries(guider), blend)
         self.spans: list[tuple[float, float]] = []
         if blend.sharing is not None and blend.sharing.blocks(self.blocks):
@@ -190,7 +192,7 @@ class RunningBlend(IndexListContextHandler):
             rows = self.phrase_rows[number]
             self._pass = SharedPass(self.blend.sharing, self.store, number, evaluation.source, evaluation.keeps, rows)
             self._sides = {
-                (index, entry["uuid"]): ((index, place), window_of(entry) is not None)
+                (index, entry["uuid"]): ((index, place), entry["uuid"] in self.positive)
                 for index, entries in enumerate(of_window)
                 for place, entry in enumerate(entries or ())
             }
@@ -198,15 +200,18 @@ class RunningBlend(IndexListContextHandler):
                 return self.prompt_first(calc_cond_batch, model, of_window, x, timestep, options)
         return calc_cond_batch(model, of_window, x, timestep, options)
 
-    @staticmethod
     def prompt_first(
-        calc_cond_batch: Callable, model: Any, conds: list[list[dict[str, Any]] | None], x: Tensor, timestep: Tensor,
+        self, calc_cond_batch: Callable, model: Any, conds: list[list[dict[str, Any]] | None], x: Tensor, timestep: Tensor,
         options: dict[str, Any],
     ) -> list[Tensor]:
-        """The positive prompt before the others: where a thing is, is read from it, and the host batches as it likes."""
+        """The positive prompt before the others: where a thing is, is read from it, and the host batches as it likes.
+
+        A negative may have windows too: Conditioning (Zero Out) of the positive.
+        """
+        first = [any(entry["uuid"] in self.positive for entry in entries or ()) for entries in conds]
         predicted = [torch.zeros_like(x) for _ in conds]
         for turn in (True, False):
-            chosen = [entries if is_windowed(entries) == turn else None for entries in conds]
+            chosen = [entries if of_prompt == turn else None for entries, of_prompt in zip(conds, first, strict=True)]
             if any(chosen):
                 found = calc_cond_batch(model, chosen, x, timestep, options)
                 predicted = [new if entries else old for new, old, entries in zip(found, predicted, chosen)]

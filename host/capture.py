@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..guidance.attention_maps import find_pad_rows, phrase_attention
 from ..guidance.budget import GuidanceBudget
-from ..guidance.patch import AttentionCall, AttentionSite, Proceed, VideoGrid
+from ..guidance.patch import AttentionCall, AttentionSite, Handler, Proceed, VideoGrid
 from .attention import SiteTags, site_tags, with_override
 from .blocks import BlockOutputs, EnoughBlocks, measured_blocks
 from .geometry import video_grid
@@ -72,7 +72,6 @@ class AttentionCapture:
         self._hooks: list[Any] = []
         self._groups: Sequence[Sequence[int]] = ()
         self._grid = VideoGrid(0, 0, 0)
-        self._pad_rows: slice | None = None
         self.passes = 0  # model calls so far: one for each positive entry, and for each context window of it
         self.held: Tensor | None = None  # bool "f": the frames that the last entry has a prompt for; None: all
 
@@ -115,12 +114,16 @@ class AttentionCapture:
 
         Multi Prompt Blend runs only the windows whose prompt `conds` is; the other frames are 0 and not `held`.
         """
-        frames = z.shape[2]
-        sums: list[list[Tensor]] = [[] for _ in range(frames)]
+        sums: list[list[Tensor]] = [[] for _ in range(z.shape[2])]
+
+        measured: set[tuple[int, ...]] = set()
 
         def measure(model: Any, conds: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> list[Tensor]:
-            maps = self._measure(conds, x, sigma, model_options)
             window = model_options["transformer_options"]["context_window"]
+            if (frames := tuple(window.index_list)) in measured:  # the blend's plan faithful runs a window twice: here nothing is shared
+                return [torch.zeros_like(x) for _ in conds]
+            measured.add(frames)
+            maps = self._measure(conds, x, sigma, model_options)
             for frame, of_frame in zip(window.index_list, maps[:, :, -len(window.index_list):].unbind(2), strict=True):
                 sums[frame].append(of_frame)
             return [torch.zeros_like(x) for _ in conds]
@@ -144,17 +147,22 @@ class AttentionCapture:
         time_dim_concat: Tensor | None = None, transformer_options: dict[str, Any] | None = None, **kwargs: Any,
     ) -> Tensor:
         self._grid = video_grid(executor.class_obj, x, kwargs)
-        self._pad_rows = find_pad_rows(context)
-        options = with_override(transformer_options or {}, self._tags, [self._measure_text], backend=attention_pytorch)
+        measure = self._measuring(self._grid, self._groups, find_pad_rows(context))
+        options = with_override(transformer_options or {}, self._tags, [measure], backend=attention_pytorch)
         return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
-    def _measure_text(self, site: AttentionSite, call: AttentionCall, proceed: Proceed) -> None:
-        if site.kind != "text" or site.vace or site.block not in self._blocks:
-            return
-        q = call.q[:, self._grid.video_tokens]
-        self._outputs.add(phrase_attention(q, call.k, call.heads, self._groups, self._pad_rows))
-        if site.block == max(self._blocks):
-            raise EnoughBlocks
+    def _measuring(self, grid: VideoGrid, groups: Sequence[Sequence[int]], pad_rows: slice | None) -> Handler:
+        """The handler of one model call, bound to its text: the backward pass runs its blocks again after later entries were measured."""
+
+        def measure_text(site: AttentionSite, call: AttentionCall, proceed: Proceed) -> None:
+            if site.kind != "text" or site.vace or site.block not in self._blocks:
+                return
+            q = call.q[:, grid.video_tokens]
+            self._outputs.add(phrase_attention(q, call.k, call.heads, groups, pad_rows))
+            if site.block == max(self._blocks):
+                raise EnoughBlocks
+
+        return measure_text
 
     def _same_hooks(self, entry: dict[str, Any]) -> None:
         """Hooks patch the weights for one entry; the backward pass of another would use them."""

@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ..guidance.latent_time import frames_per_second
 from ..guidance.objective import Objective
 from .attention import attention_wrapper
-from .blend_windows import start_blend
+from .blend_windows import FRAMES_DIM, start_blend
 from .guided_steps import with_guided_steps
 from .latent_edit import LatentEdit
 from .patches import all_handlers, running_patches
@@ -20,7 +20,6 @@ from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting, start_run, stock_li
 logger = logging.getLogger("wan_conductor")
 
 PATCHES_KEY = "wan_conductor_patches"
-FRAMES_DIM = 2  # of a latent "b c f h w"
 
 
 def outer_sample(
@@ -47,7 +46,7 @@ def outer_sample(
     measure = from_node is not None
     patches: list[Any] = [*running_patches(guidance, guider, sigmas, link.report, link.model, link.first_step, fps, measure)]
     if blend is not None:
-        noise = blend.same_noise(noise)
+        noise = noise if link.leftover else blend.same_noise(noise)
         patches.append(blend)  # innermost: other patches see the window's own keys and all its tokens
     if patches:
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, PATCHES_KEY, attention_wrapper(all_handlers(patches)), options)

@@ -33,6 +33,7 @@ class SamplerLink:
     budget: GuidanceBudget | None = None  # None: what a Guidance Budget node set, else the default preset
     model: str = "model"
     first_step: int = 0  # of this run in the whole schedule
+    leftover: bool = False  # the noise is what an earlier stage left in each video
 
 
 @dataclass

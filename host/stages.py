@@ -17,6 +17,7 @@ from ..guidance.budget import GuidanceBudget
 from ..guidance.latent_time import frames_per_second
 from ..guidance.report import GuidanceReport, SkippedStep
 from .attach import attached
+from .blend_prompts import check_blended
 from .run import COUNT_KEY, LINK_KEY, SamplerLink, counting
 
 logger = logging.getLogger("wan_conductor")
@@ -74,6 +75,8 @@ def two_experts(high: Stage, low_noise_model: Any, low_noise_cfg: float, switch:
 
 def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], GuidanceReport]:
     """The LATENT after all stages, as KSamplerAdvanced would return it, and what guidance did."""
+    for stage in stages:
+        check_blended(attached(stage.model.model_options), settings.positive, "model_low_noise" if stage.name == "low noise" else "model")
     first = stages[0].model
     latent = with_channels_of(first, latent)
     samples = latent["samples"]
@@ -104,6 +107,7 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
                 budget=settings.budget,
                 model=stage.name,
                 first_step=stage.start_step,
+                leftover=index > 0,
             )
             stage = replace(stage, model=linked(stage.model, link))
         latent = sample_stage(stage, latent, settings, callback, origin=samples if index and "noise_mask" in latent else None)

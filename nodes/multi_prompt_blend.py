@@ -153,7 +153,7 @@ class MultiPromptBlendNode(io.ComfyNode):
         if shared >= window:
             raise ValueError(f"{NAME}: `overlap` = {overlap}: must lie below `frames_per_window` = {frames_per_window}")
         sharing = None
-        if kv_sharing != "off" and kv_end_percent > kv_start_percent and kv_last_blocks > 0:
+        if kv_sharing != "off" and kv_end_percent != kv_start_percent and kv_last_blocks > 0:
             phrase = PhraseRef(object.strip()) if kv_sharing == "masked" else None
             sharing = KVSharing(kv_start_percent, kv_end_percent, kv_last_blocks, phrase, threshold, kv_memory)
         repeats = (1,) * len(encoded) if mode == "word swap" else repeats_for(durations, window, shared, transitions)

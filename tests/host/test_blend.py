@@ -11,6 +11,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from guided_prompts import prompt, temporal_mask
 from wan_conductor.guidance.blend import MultiPromptBlend
+from wan_conductor.guidance.composition import Composition
 from wan_conductor.guidance.events import EventSchedule
 from wan_conductor.guidance.homeostasis import SpectralHomeostasis
 from wan_conductor.guidance.kv_sharing import KVSharing
@@ -304,6 +305,13 @@ def test_videos_of_a_batch_share_with_themselves_alone(model, blend):
     assert not torch.allclose(both[:1], both[1:], atol=0.1)
 
 
+def test_a_zeroed_negative_which_has_windows_too_leaves_the_mask_to_the_positive(model):
+    zeros = [[torch.zeros_like(negative()[0][0]), {}]]
+    zeroed = [[torch.zeros_like(rows), keys] for rows, keys in window_conditioning(prompts(), MASKED)]  # Conditioning (Zero Out)
+    expected = sample(model, MASKED, bad=zeros)
+    assert torch.allclose(sample(model, MASKED, bad=zeroed), expected, atol=1e-5 * expected.abs().max())
+
+
 def test_the_rows_of_a_phrase_in_a_mixed_prompt_are_those_of_both(model, runs):
     texts = ("a red cat jumps", "the cat")
     for phrase, rows in (("cat", [(2,), (1, 2), (1,)]), ("red", [(1,), (1,), ()])):
@@ -406,7 +414,8 @@ def with_windows(model):
     [
         ({"noise": tiny_wan.latent_like(5, 4, 4)}, r"5 latent frames \(17 frames\).*need 7 latent frames \(25 frames\)"),
         ({"positive": prompt()}, "positive.*0 windows.*has 3"),
-        ({"positive": window_conditioning(prompts(), replace(SHARING, transitions=0))}, "2 windows.*has 3"),
+        ({"positive": window_conditioning(prompts(), replace(SHARING, transitions=0))}, "positive.*2 windows.*has 3"),
+        ({"bad": window_conditioning(prompts(), replace(SHARING, transitions=0))}, "negative.*2 windows.*has 3.*or one prompt"),
         ({"blend": SWAP, "noise": tiny_wan.latent_like(3, 4, 4, batch=3)}, "3 videos.*needs 2"),
         ({"windows": True}, "context windows"),
         ({"twice": True}, "2 of these nodes"),
@@ -481,6 +490,21 @@ def test_it_works_beside_homeostasis_which_sees_the_window_s_own_keys(model):
     assert out.isfinite().all() and not torch.allclose(out, sample(model, MASKED))
 
 
+def test_a_relation_is_measured_where_a_prompt_names_both_things_and_refused_where_none_does(model):
+    def guided(texts, timeline, batch=1, cfg=CFG):
+        both = attach(model, Composition(parse_timeline(timeline)))
+        return sample(both, SHARING, noise_of(SHARING, batch), prompts(texts), cfg=cfg)
+
+    texts = ("a cat near a dog", "a cat sits")
+    with_dog = "0f - 13f  cat | left of | dog\n0f - 13f  cat | toward | dog"
+    out = guided(texts, with_dog, batch=2)
+    assert out.isfinite().all() and not torch.allclose(out, sample(model, SHARING, noise_of(SHARING, 2), prompts(texts)))
+    assert guided(texts, with_dog, cfg=1.0).isfinite().all()
+    for apart, timeline in ((texts, "90% - end  cat | left of | dog"), (("a cat jumps", "a dog sits"), "0f - 9f  cat | left of | dog")):
+        with pytest.raises(ValueError, match="Composition Guide: input `timeline`: .*name cat and dog"):
+            guided(apart, timeline)
+
+
 @pytest.mark.parametrize("sharing", [None, KVSharing(**ALL), MASKED.sharing])
 @pytest.mark.parametrize("plan", ["fast", "faithful"])
 def test_a_temporal_mask_is_measured_in_each_window_by_its_prompt(model, sharing, plan, monkeypatch):
@@ -519,6 +543,25 @@ def test_a_temporal_mask_is_measured_in_each_window_by_its_prompt(model, sharing
     expected /= count.clamp(min=1)[:, None, None]
     assert not maps[:, :, 5:].any() and maps[:, :, :5].any()
     assert torch.allclose(maps, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", ["fast", "faithful"])
+def test_a_prompt_added_behind_the_node_is_measured_once_in_every_window(model, plan, monkeypatch):
+    """Nothing is shared in gradient passes, so that the second run of a window would say the same again."""
+    from wan_conductor.host import capture
+
+    windows = []
+    real = capture.AttentionCapture._measure
+
+    def watch(self, conds, x, sigma, model_options):
+        windows.append(model_options["transformer_options"]["context_window"].index_list[0])
+        return real(self, conds, x, sigma, model_options)
+
+    monkeypatch.setattr(capture.AttentionCapture, "_measure", watch)
+    blend = replace(SHARING, plan=plan)
+    positive = [*window_conditioning(prompts(), blend), *prompt("grainy film", seed=9)]
+    sample(attach(model, temporal_mask("50% - end  film")), blend, positive=positive, steps=1)
+    assert windows and windows == [0, 2, 4] * (len(windows) // 3)
 
 
 def test_easycache_which_takes_one_window_for_another_is_left_out(model):

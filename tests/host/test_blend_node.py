@@ -132,6 +132,7 @@ def test_both_experts_carry_one_blend_and_without_a_second_the_output_says_what_
         ({"kv_sharing": "masked", "object": "dog"}, "object.*dog"),
         ({"kv_sharing": "masked", "object": "cat", "prompts": {"prompt0": tiny_wan.conditioning()}}, "prompt 1.*Conductor Text Encode"),
         ({"kv_start_percent": 0.6, "kv_end_percent": 0.7, "kv_last_blocks": 2.0}, "kv_last_blocks"),
+        ({"kv_start_percent": 0.6, "kv_end_percent": 0.5}, "kv_end_percent. = 0.5.*kv_start_percent. = 0.6"),
         ({"prompts": {"prompt0": TWO["prompt0"] + TWO["prompt1"]}}, "prompt 1 = 2 conditionings"),
         ({"prompts": {"prompt0": TWO["prompt0"]}, "mode": "word swap"}, "two prompts"),
     ],
@@ -169,6 +170,33 @@ def test_guided_ksampler_runs_both_experts_and_reports(model, low):
         {"switch_at": "t2v"},
     ).args
     assert torch.allclose(one["samples"], stock)
+
+
+def test_each_video_of_a_word_swap_keeps_its_own_leftover_noise_through_both_experts(model, low):
+    """With a noise mask the second expert is given noise that holds what the first one left in each video."""
+    pair = blend(model, mode="word swap", kv_sharing="off", model_low_noise=low).args
+    samples = tiny_wan.latent_like(3, 4, 4, batch=2)
+
+    def sampled(**mask):
+        return GuidedKSampler.execute(
+            pair[0], "enable", 7, 4, 3.0, "euler", "simple", pair[2], prompt("bad", seed=2), {"samples": samples, **mask}, 0, 10000,
+            "disable", {"budget": "auto"}, {"switch_at": "t2v"}, model_low_noise=pair[1],
+        ).args[0]["samples"]
+
+    plain = sampled()
+    assert (sampled(noise_mask=torch.ones(2, 1, 3, 4, 4)) - plain).norm() < 1e-4 * plain.norm()
+
+
+@pytest.mark.parametrize("unblended, name", [(0, "`model` ="), (1, "`model_low_noise` =")])
+def test_an_expert_that_was_left_without_the_blend_is_refused_by_guided_ksampler(model, low, unblended, name):
+    output = blend(model, model_low_noise=low)
+    pair = [*output.args[:2]]
+    pair[unblended] = (model, low)[unblended]
+    with pytest.raises(ValueError, match=f"Multi Prompt Blend: input {name} a model that is not blended"):
+        GuidedKSampler.execute(
+            pair[0], "enable", 7, 4, 3.0, "euler", "simple", output.args[2], prompt("bad", seed=2), output.args[3], 0, 10000, "disable",
+            {"budget": "auto"}, {"switch_at": "t2v"}, model_low_noise=pair[1],
+        )
 
 
 def test_it_is_on_the_menu_with_tooltips_and_a_help_page_that_names_every_input():

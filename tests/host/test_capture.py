@@ -83,6 +83,23 @@ def test_every_positive_entry_is_captured_by_itself(t2v):
         )
 
 
+@pytest.mark.parametrize("memory_mode", ["fast", "balanced", "low"])
+def test_a_gradient_through_two_entries_runs_each_ones_blocks_again_with_its_own_words(t2v, memory_mode):
+    """Blocks of the first entry are run again after the second was measured: other rows, another padding."""
+    positive = [*tiny_wan.conditioning(), *tiny_wan.conditioning(real_rows=9, rows=30, seed=3)]
+    groups = [((1, 2), (4,)), ((7,), (0, 3))]
+
+    def both(guider, x, sigma, model_options):
+        with attention_capture(guider.inner_model, model_options, budget(memory_mode)) as capture:
+            z = x.detach().clone().requires_grad_()
+            losses = [weighted_sum(capture(entry, z, sigma, own)) for entry, own in zip(guider.conds["positive"], groups, strict=True)]
+            return torch.autograd.grad(sum(losses), z)[0]
+
+    found = tiny_wan.inside_sampling(t2v, positive, tiny_wan.conditioning(seed=2), tiny_wan.latent_like(), both)
+    alone = [capture_and_gradient(t2v, positive, groups=own, entry=place)[1] for place, own in enumerate(groups)]
+    torch.testing.assert_close(found, sum(alone), rtol=1e-4, atol=1e-6 * float(found.abs().max()))
+
+
 @pytest.mark.parametrize("cfg, negative_rows", [(1.0, 40), (5.0, 40), (5.0, 30)], ids=["CFG 1", "batched", "separate calls"])
 def test_the_negative_prompt_has_no_part_in_a_capture(t2v, plain, cfg, negative_rows):
     maps, gradient = capture_and_gradient(t2v, negative=tiny_wan.conditioning(rows=negative_rows, seed=3), cfg=cfg)

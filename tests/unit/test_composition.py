@@ -237,3 +237,38 @@ def test_the_picture_shows_scores_paths_and_maps():
     blue, orange = (0, 114, 178), (213, 94, 0)
     for colour in (blue, orange):  # the paths of both things
         assert (abs(picture.astype(int) - colour).sum(-1) < 40).sum() > 30
+
+
+def test_frames_whose_prompts_do_not_name_a_thing_have_no_say():
+    """Multi Prompt Blend: where a window's prompt lacks it, its attention is exactly 0. The first frames alone give the same."""
+    maps = torch.rand(1, 3, 9, 6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.1
+    maps[:, 1, 5:] = 0
+    for relation in ("a | left of | b", "a | toward | b", "a | inside | b"):
+        cut = composition(f"0f - 17f  {relation}").loss(maps, 16.0)
+        whole = composition(f"always  {relation}").loss(maps, 16.0)
+        torch.testing.assert_close(whole.traces["score"], cut.traces["score"])
+    alone = composition("always  a | left of | b").loss(maps[:, :, :5], 16.0).terms["presence"]
+    assert (whole.terms["presence"] - alone).abs() < 0.5  # a, in four frames more; not 18 for attention that nobody asked for
+
+
+def test_things_that_no_prompt_of_the_span_names_together_are_refused():
+    maps = torch.rand(2, 2, 9, 6, 8, generator=torch.Generator().manual_seed(3)) + 0.1
+    maps[:, 1, 5:] = 0
+    refusal = r"Composition Guide: input `timeline`: `a \| left of \| b .*name a and b: write them into one prompt"
+    with pytest.raises(ValueError, match=refusal):
+        composition("50% - end  a | left of | b").loss(maps, 16.0)
+
+
+def test_a_picture_has_no_path_where_no_prompt_names_a_thing():
+    from wan_conductor.guidance.composition_pictures import last_of, path
+    from wan_conductor.guidance.composition_record import SceneRecord
+
+    maps = torch.rand(1, 2, 9, 6, 8, generator=torch.Generator().manual_seed(3)) + 0.1
+    maps[:, 1, 5:] = 0
+    centres = composition("always  a | left of | b").loss(maps, 16.0).traces["centre"][0].tolist()
+    assert torch.tensor(centres).isfinite().all(-1).sum(-1).tolist() == [9, 5]
+    told = [[None if value != value else value for value in place] for place in centres[1]]
+    scene = SceneRecord([], [[], told], [], [], [])
+    x, y = last_of(*path(scene, 1))
+    assert [[*x, *y]] == centres[1][4:5]
+    assert not len(last_of(*path(SceneRecord([], [[[None, None]]], [], [], []), 0))[0])  # named nowhere

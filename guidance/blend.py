@@ -19,6 +19,7 @@ from .latent_time import TEMPORAL_STRIDE, pixel_frames
 
 Mode = Literal["blend", "word swap"]
 Plan = Literal["fast", "faithful"]
+MOST_WINDOWS = 1000  # half an hour of video; what lies beyond is a slip of the keyboard, and its weights would fill the memory
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class MultiPromptBlend:
             raise ValueError(f"{NAME}: `transitions` = {self.transitions}: must lie in 0..16")
         if not self.repeats or min(self.repeats) < 1:
             raise ValueError(f"{NAME}: `repeats` = {self.repeats}: one prompt at least, each with one window or more")
+        windows = sum(self.repeats) + self.transitions * (len(self.repeats) - 1)
+        if windows > MOST_WINDOWS:
+            remedy = "shorten the durations, or raise `frames_per_window`"
+            raise ValueError(f"{NAME}: the prompts ask for {windows} windows, and {MOST_WINDOWS} is the most: {remedy}")
         if self.plan not in get_args(Plan) or self.mode not in get_args(Mode):
             raise ValueError(f"{NAME}: `plan` = {self.plan!r}, `mode` = {self.mode!r}: must be among {get_args(Plan)}, {get_args(Mode)}")
         if self.mode == "word swap" and len(self.repeats) < 2:

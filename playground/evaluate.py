@@ -21,7 +21,7 @@ from ..guidance.temporal_mask import TemporalMask
 from ..guidance.timeline import parse_timeline
 from ..host.tokens import rows_for_entry
 from . import metrics, world
-from .sampling import Playground
+from .sampling import CFG, Playground
 from .segment_rows import SegmentRows
 
 log = logging.getLogger("wan_conductor.playground")
@@ -254,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, default=CFG)
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
     for name in ("end_percent", "step_size", "growth", "depth"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")

@@ -25,7 +25,7 @@ from ..host.blend_prompts import window_conditioning
 from . import metrics, world
 from .evaluate import figure
 from .evaluate_homeostasis import acceleration
-from .sampling import LATENT_SHAPE, Playground
+from .sampling import CFG, LATENT_SHAPE, Playground
 
 log = logging.getLogger("wan_conductor.playground")
 VARIANTS = ("single", "hard_cut", "host_windows", "blend", "blend_kv", "blend_masked")
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, default=CFG)
     options = parser.parse_args(arguments)
     result = evaluate_blend(Playground(options.steps, options.cfg), options.captions, options.seeds, options.seed)
     sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

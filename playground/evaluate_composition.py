@@ -23,7 +23,7 @@ from ..guidance.report import finite
 from ..guidance.timeline import parse_timeline
 from . import metrics, world
 from .evaluate import figure
-from .sampling import Playground
+from .sampling import CFG, Playground
 
 log = logging.getLogger("wan_conductor.playground")
 TURNED = 60.0  # degrees between two ways
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, default=CFG)
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
     for name in ("end_percent", "step_size", "growth", "depth"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")

@@ -23,7 +23,7 @@ from ..host.attach import attach
 from ..host.stages import Settings, Stage, sample_stages
 from . import metrics, world
 from .evaluate import figure, held_out
-from .sampling import Playground
+from .sampling import CFG, Playground
 
 log = logging.getLogger("wan_conductor.playground")
 TAUS = (0.0, 0.1, 0.2, 0.4, 1.0)
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, default=CFG)
     parser.add_argument("--depths", type=int, nargs="*", default=DEPTHS, help="layers of random Wans that are measured too")
     options = parser.parse_args(arguments)
     result = evaluate(Playground(options.steps, options.cfg), options.captions, options.seeds, options.seed)

@@ -17,6 +17,7 @@ from ..host.stages import Settings, Stage, sample_stages
 from ..host.tokens import encode_with_tokens
 from . import codec, network, sockets, world
 
+CFG = 3.0  # above it shapes come out worse, below it objects are missing more often
 LATENT_SHAPE = (16, world.LATENT_FRAMES, world.CANVAS // 2, world.CANVAS // 2)
 
 
@@ -25,7 +26,7 @@ class Playground:
     """Model, text encoder and codec, loaded once, with the sampling settings of the evaluation."""
 
     steps: int = 20
-    cfg: float = 4.0
+    cfg: float = CFG
     model: Any = field(default_factory=sockets.load_model)
     clip: Any = field(default_factory=sockets.load_clip)
     matrices: dict[str, Tensor] = field(default_factory=lambda: network.load_weights("codec"))

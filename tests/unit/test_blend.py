@@ -151,7 +151,7 @@ def test_timelines_that_mean_nothing_here_are_refused_with_their_line(text, word
 @pytest.mark.parametrize("change, words", [
     ({"overlap": 5}, "overlap.*20.*17"), ({"window": 1, "overlap": 0}, "frames_per_window"), ({"repeats": ()}, "repeats"),
     ({"repeats": (1, 0)}, "repeats"), ({"transitions": -1}, "transitions"), ({"plan": "quick"}, "plan"),
-    ({"mode": "word swap", "repeats": (1,)}, "two prompts"),
+    ({"mode": "word swap", "repeats": (1,)}, "two prompts"), ({"repeats": (600, 600)}, "1201 windows.*1000"),
 ])  # fmt: skip
 def test_knobs_out_of_range_are_refused(change, words):
     with pytest.raises(ValueError, match=f"Multi Prompt Blend: .*{words}"):

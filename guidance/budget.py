@@ -63,7 +63,7 @@ class GuidanceBudget:
 # models which need less get less. On the playground the paper's sizes hardly move the attention, and these do.
 PRESETS: dict[str, GuidanceBudget] = {
     "paper": GuidanceBudget(end_percent=0.10, iterations=10, step_size=5e-4, depth=1.0, patience=0, check_last=False),
-    "fast": GuidanceBudget(end_percent=0.15, iterations=4, step_size=5e-3, growth=2.5, depth=0.67, patience=2, check_last=True),
+    "fast": GuidanceBudget(end_percent=0.30, iterations=4, step_size=5e-3, growth=2.5, depth=0.67, patience=2, check_last=True),
 }
 DEFAULT_PRESET = "fast"
 

@@ -37,23 +37,23 @@ def test_the_demos_prompt_runs_to_its_files(server, prompt):
     picture = outputs[names["Timing Report"]]["images"][0]
     assert server.client.fetch(picture).startswith(b"\x89PNG")
     report = json.loads(server.client.fetch({**picture, "filename": picture["filename"].replace(".png", ".json")}))
-    assert report["steps"] and report["steps"][0]["phrases"] == [["red circle", "blue square"]]
+    assert report["steps"] and report["steps"][0]["phrases"] == [["yellow circle"]]
 
 
 def test_a_phrase_that_the_prompt_lacks_is_named_with_the_nearest_words(server, prompt):
     nodes, by_title = prompt
-    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  red circel"
+    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  yellow circel"
     error = failure(server, nodes)
     assert error.details["node_type"] == "WanConductorTemporalMask"
-    for part in ("Temporal Mask", "red circel", "circle", "▁red"):
+    for part in ("Temporal Mask", "yellow circel", "circle", "▁yellow"):
         assert part in error.details["exception_message"]
 
 
 def test_a_line_that_is_no_timeline_is_shown_with_its_number_and_a_caret(server, prompt):
     nodes, by_title = prompt
-    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  red circle\n3s - 1s  blue square"
+    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  yellow circle\n3s - 1s  yellow"
     message = failure(server, nodes).details["exception_message"]
-    assert "line 2" in message and "3s - 1s  blue square" in message and "^" in message
+    assert "line 2" in message and "3s - 1s  yellow" in message and "^" in message
 
 
 def test_a_prompt_from_the_stock_text_encoder_names_the_node_that_is_needed(server, prompt):

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..guidance.composition import NAME
 from ..guidance.composition_record import CompositionRecord, composition_records
 from ..guidance.report import GuidanceReport, finite
-from .report_output import pictures_and_numbers, report_input
+from .report_output import as_batch, pictures_and_numbers, report_input, save_prefix_input
 
 
 class CompositionReport(io.ComfyNode):
@@ -25,11 +25,7 @@ class CompositionReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 report_input(),
-                io.String.Input(
-                    "save_prefix", default="", advanced=True,
-                    tooltip="Also saves the pictures (.png) and the numbers (.json) under this name in the output folder, for example "
-                    "wan/composition. Empty: preview only.",
-                ),
+                save_prefix_input("wan/composition"),
             ],
             outputs=[
                 io.Image.Output(tooltip="One picture for each Composition Guide and each video of the batch."),
@@ -48,12 +44,6 @@ class CompositionReport(io.ComfyNode):
 def drawn_together(records: list[CompositionRecord], report: GuidanceReport) -> np.ndarray:
     """A picture for each record, "n h w 3" uint8; shorter ones get white below."""
     from ..guidance.composition_pictures import composition_figure  # matplotlib takes a second to import, too much for the host's start
-    from ..guidance.pictures import message
 
     pictures = [composition_figure(record) for record in records]
-    if not pictures:
-        skipped = "; ".join(dict.fromkeys(entry.reason for entry in report.skipped if entry.reason.startswith(NAME)))
-        why = skipped or "no step lay in the guided span, or it is not on the model"
-        pictures = [message(f"{NAME} did not act in this run: {why}", 700, 450)]
-    height = max(len(picture) for picture in pictures)
-    return np.stack([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures])
+    return as_batch(pictures, report, NAME, "no step lay in the guided span, or it is not on the model")

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..guidance.event_subjects import NAME
 from ..guidance.event_trace import EventRecord
 from ..guidance.report import GuidanceReport, PatchReport, finite
-from .report_output import pictures_and_numbers, report_input
+from .report_output import as_batch, pictures_and_numbers, report_input, save_prefix_input
 
 
 class EventReport(io.ComfyNode):
@@ -25,11 +25,7 @@ class EventReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 report_input(),
-                io.String.Input(
-                    "save_prefix", default="", advanced=True,
-                    tooltip="Also saves the pictures (.png) and the numbers (.json) under this name in the output folder, for example "
-                    "wan/events. Empty: preview only.",
-                ),
+                save_prefix_input("wan/events"),
             ],
             outputs=[
                 io.Image.Output(tooltip="One picture for each video of the batch and each expert that was controlled."),
@@ -50,19 +46,13 @@ class EventReport(io.ComfyNode):
 def drawn_together(patches: list[PatchReport], report: GuidanceReport) -> np.ndarray:
     """A picture for each patch and each of its videos, "n h w 3" uint8; shorter ones get white below."""
     from ..guidance.event_pictures import event_figure  # matplotlib takes a second to import, too much for the host's start
-    from ..guidance.pictures import message
 
     pictures = []
     for patch in patches:
         record = EventRecord.from_dict(patch.measured or {})
         steps = f"{patch.model}, step{'s' * (len(patch.steps) > 1)} {steps_of(patch)}"
         pictures += [event_figure(record, sample, title=steps) for sample in range(max(1, len(record.samples)))]
-    if not pictures:
-        skipped = "; ".join(dict.fromkeys(entry.reason for entry in report.skipped if entry.reason.startswith(NAME)))
-        why = skipped or "no step lay in its part of the schedule, or it is not on the model"
-        pictures = [message(f"{NAME} did not act in this run: {why}", 700, 450)]
-    height = max(len(picture) for picture in pictures)
-    return np.stack([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures])
+    return as_batch(pictures, report, NAME, "no step lay in its part of the schedule, or it is not on the model")
 
 
 def steps_of(patch: PatchReport) -> str:

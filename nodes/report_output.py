@@ -3,12 +3,37 @@
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 from comfy_api.latest import io, ui
 from torch import Tensor
+
+from ..guidance.report import GuidanceReport
 
 
 def report_input() -> io.Input:
     return io.Custom("GUIDANCE_REPORT").Input("report", tooltip="The report of a Guided KSampler.")
+
+
+def save_prefix_input(example: str) -> io.Input:
+    return io.String.Input(
+        "save_prefix", default="", advanced=True,
+        tooltip="Also saves the pictures (.png) and the numbers (.json) under this name in the output folder, for example "
+        f"{example}. Empty: preview only.",
+    )
+
+
+def as_batch(pictures: list[np.ndarray], report: GuidanceReport, name: str, otherwise: str) -> np.ndarray:
+    """Pictures "h w 3" as one batch "n h w 3" uint8, shorter ones with white below; none: a message that `name` did not act, and why.
+
+    `otherwise`: the reason where the report has none.
+    """
+    from ..guidance.pictures import message  # matplotlib takes a second to import, too much for the host's start
+
+    if not pictures:
+        skipped = "; ".join(dict.fromkeys(entry.reason for entry in report.skipped if entry.reason.startswith(name)))
+        pictures = [message(f"{name} did not act in this run: {skipped or otherwise}", 700, 450)]
+    height = max(len(picture) for picture in pictures)
+    return np.stack([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures])
 
 
 def pictures_and_numbers(node: type[io.ComfyNode], images: Tensor, numbers: str, save_prefix: str) -> io.NodeOutput:

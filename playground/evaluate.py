@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance.budget import PRESETS, GuidanceBudget
+from ..guidance.budget import GuidanceBudget
 from ..guidance.latent_time import pixel_frames
 from ..guidance.temporal_mask import TemporalMask
 from ..guidance.timeline import parse_timeline
 from ..host.tokens import rows_for_entry
 from . import metrics, world
-from .sampling import CFG, Playground
+from .command_line import add_budget, add_knobs, add_sampling, budget_of, given
+from .sampling import Playground
 from .segment_rows import SegmentRows
 
 log = logging.getLogger("wan_conductor.playground")
@@ -247,22 +248,12 @@ def main(arguments: list[str] | None = None) -> None:
         return importlib.import_module(f".evaluate_{arguments[0]}", __package__).main(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["base", "temporal", "events", *OWN_COMMAND_LINES])
-    parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
+    add_sampling(parser, captions=200)
     parser.add_argument("--objects", type=int, default=1, choices=[1, 2, 3, 4])
     parser.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M")
-    parser.add_argument("--captions", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=CFG)
-    parser.add_argument("--preset", choices=list(PRESETS), default="fast")
-    for name in ("end_percent", "step_size", "growth", "depth"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")
-    parser.add_argument("--iterations", type=int, help="instead of the preset's")
-    for name in ("strength", "r_max"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="of Event Schedule, instead of the paper's")
-    for name in ("lambda_magnitude", "lambda_entropy", "tau_corr"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the paper's")
+    add_budget(parser)
+    add_knobs(parser, "strength", "r_max", told="of Event Schedule, instead of the paper's")
+    add_knobs(parser, "lambda_magnitude", "lambda_entropy", "tau_corr", told="instead of the paper's")
     options = parser.parse_args(arguments)
     playground = Playground(options.steps, options.cfg)
     if options.what == "base":
@@ -270,16 +261,11 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.what == "events":
         from .evaluate_events import evaluate_events  # which needs this module
 
-        given = {k: v for k, v in vars(options).items() if v is not None}
-        knobs = {k: given[k] for k in ("strength", "r_max", "end_percent") if k in given}
+        knobs = given(options, "strength", "r_max", "end_percent")
         result = evaluate_events(playground, options.captions, options.seeds, options.seed, knobs)
     else:
-        given = {k: v for k, v in vars(options).items() if v is not None}
-        changes = {k: given[k] for k in ("end_percent", "step_size", "growth", "depth", "iterations") if k in given}
-        knobs = {k: given[k] for k in ("lambda_magnitude", "lambda_entropy", "tau_corr") if k in given}
-        variants = {"guided": knobs}
+        variants = {"guided": given(options, "lambda_magnitude", "lambda_entropy", "tau_corr")}
         if options.ablation:
             variants = {n: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e} for n, (c, m, e) in ABLATION.items()}
-        budget = replace(PRESETS[options.preset], **changes)
-        result = evaluate_temporal(playground, options.objects, options.captions, options.seeds, options.seed, variants, budget)
+        result = evaluate_temporal(playground, options.objects, options.captions, options.seeds, options.seed, variants, budget_of(options))
     sys.stdout.write(json.dumps(result) + "\n")

@@ -23,9 +23,10 @@ from ..guidance.objective import PhraseRef
 from ..guidance.report import finite
 from ..host.blend_prompts import window_conditioning
 from . import metrics, world
+from .command_line import add_sampling
 from .evaluate import figure
 from .evaluate_homeostasis import acceleration
-from .sampling import CFG, LATENT_SHAPE, Playground
+from .sampling import LATENT_SHAPE, Playground
 
 log = logging.getLogger("wan_conductor.playground")
 VARIANTS = ("single", "hard_cut", "host_windows", "blend", "blend_kv", "blend_masked")
@@ -149,12 +150,7 @@ def cscv(video: Tensor) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate blend", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
-    parser.add_argument("--captions", type=int, default=200, help="stories of two prompts")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=CFG)
+    add_sampling(parser, captions=200, told="stories of two prompts")
     options = parser.parse_args(arguments)
     result = evaluate_blend(Playground(options.steps, options.cfg), options.captions, options.seeds, options.seed)
     sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

@@ -11,19 +11,20 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..guidance.budget import PRESETS, GuidanceBudget
+from ..guidance.budget import GuidanceBudget
 from ..guidance.composition import Composition
 from ..guidance.report import finite
 from ..guidance.timeline import parse_timeline
 from . import metrics, world
+from .command_line import add_budget, add_knobs, add_sampling, budget_of, given
 from .evaluate import figure
-from .sampling import CFG, Playground
+from .sampling import Playground
 
 log = logging.getLogger("wan_conductor.playground")
 TURNED = 60.0  # degrees between two ways
@@ -215,25 +216,13 @@ def figures_of(values: list[dict[str, float]], owner: list[int], kinds: list[str
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate composition", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
+    add_sampling(parser, captions=210, told="over all relations")
+    add_budget(parser)
+    add_knobs(parser, "margin", "tau", "lambda_presence", told="of Composition Guide, instead of its own")
     every = list(CASES)
     parser.add_argument("--relations", nargs="+", choices=every, default=every, metavar="RELATION", help=f"of {', '.join(every)}")
-    parser.add_argument("--captions", type=int, default=210, help="over all relations")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=CFG)
-    parser.add_argument("--preset", choices=list(PRESETS), default="fast")
-    for name in ("end_percent", "step_size", "growth", "depth"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the preset's")
-    parser.add_argument("--iterations", type=int, help="instead of the preset's")
-    for name in ("margin", "tau", "lambda_presence"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="of Composition Guide, instead of its own")
     options = parser.parse_args(arguments)
-    given = {key: value for key, value in vars(options).items() if value is not None}
-    changes = {key: given[key] for key in ("end_percent", "step_size", "growth", "depth", "iterations") if key in given}
-    knobs = {key: given[key] for key in ("margin", "tau", "lambda_presence") if key in given}
+    knobs = given(options, "margin", "tau", "lambda_presence")
     playground = Playground(options.steps, options.cfg)
-    budget = replace(PRESETS[options.preset], **changes)
-    result = evaluate_composition(playground, options.relations, options.captions, options.seeds, options.seed, knobs, budget)
+    result = evaluate_composition(playground, options.relations, options.captions, options.seeds, options.seed, knobs, budget_of(options))
     sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

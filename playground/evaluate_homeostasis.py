@@ -22,8 +22,9 @@ from ..guidance.spectral_statistics import paired_calls, video_tests, within_cal
 from ..host.attach import attach
 from ..host.stages import Settings, Stage, sample_stages
 from . import metrics, world
+from .command_line import add_sampling
 from .evaluate import figure, held_out
-from .sampling import CFG, Playground
+from .sampling import Playground
 
 log = logging.getLogger("wan_conductor.playground")
 TAUS = (0.0, 0.1, 0.2, 0.4, 1.0)
@@ -176,12 +177,7 @@ def random_wan(layers: int, generator: torch.Generator) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate homeostasis", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the one JSON line (always done; kept for scripts that say it)")
-    parser.add_argument("--captions", type=int, default=15, help="of each kind: still and moving")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=CFG)
+    add_sampling(parser, captions=15, seeds=1, told="of each kind: still and moving")
     parser.add_argument("--depths", type=int, nargs="*", default=DEPTHS, help="layers of random Wans that are measured too")
     options = parser.parse_args(arguments)
     result = evaluate(Playground(options.steps, options.cfg), options.captions, options.seeds, options.seed)

@@ -155,7 +155,15 @@ def _subject(rng, looks, events, *, radius=(2.2, 3.0), travel=None, window=None,
     # the geometric middle of the sizes it passes through stays readable
     r = rng.uniform(*radius) * scale / np.sqrt(scale.min() * scale.max())
     x, y = _place(rng, dx, dy, r, place, side)
+    if events == (STILL,):
+        x, y = (_on_even_cells(at, drawn_radius(torch.tensor(SHAPES.index(looks[1])), torch.tensor(r)).numpy()) for at in (x, y))
     return Subject(*looks, events, x, y, r, np.ones(LATENT_FRAMES) if visible is None else visible)
+
+
+def _on_even_cells(at: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Centres moved so that sprites of the radius begin at even cells of the canvas: with a quarter of the places, still objects come
+    out whole and once."""
+    return np.minimum(2 * np.round((at - radius) / 2), 2 * np.floor((CANVAS - 2 * radius) / 2)) + radius
 
 
 def _apart(subjects: list[Subject], gap: float = 0.4) -> bool:
@@ -173,7 +181,7 @@ def _told(rng: random.Random, events: tuple[str, ...]) -> tuple[str, ...]:
     return events
 
 
-KINDS = {"one": 0.16, "several": 0.20, "motion": 0.12, "events": 0.40, "two_movers": 0.12}
+KINDS = {"one": 0.20, "several": 0.22, "motion": 0.10, "events": 0.36, "two_movers": 0.12}
 
 
 def sample_clip(rng: random.Random, kind: str | None = None, objects: int | None = None, events: int | None = None) -> Clip:
@@ -282,11 +290,15 @@ def coverage(shape: Tensor, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     return (0.5 - distance).clamp(0, 1)
 
 
+def drawn_radius(shape: Tensor, r: Tensor) -> Tensor:
+    """Radii as they are drawn: diameters of whole cells, those of crosses odd so that an arm covers whole cells. shape: index, [...]."""
+    return torch.where(shape == SHAPES.index("cross"), (r - 0.5).round() + 0.5, (2 * r).round() / 2)
+
+
 def draw(clips: list[Clip]) -> Tensor:
     """Pictures of the clips in code resolution, [b, F, 3, CANVAS, CANVAS] in [-1, 1]; later subjects cover earlier ones.
 
-    Diameters and edges are rounded to whole cells, those of crosses to odd ones so that an arm covers whole cells: a small network
-    draws a few sprites well, and every fraction of a cell badly.
+    Diameters and edges are rounded to whole cells: a small network draws a few sprites well, and every fraction of a cell badly.
     """
     video = torch.tensor(BACKGROUND)[:, None, None].repeat(len(clips), LATENT_FRAMES, 1, CANVAS, CANVAS)
     for layer in range(max(len(c.subjects) for c in clips)):
@@ -296,7 +308,7 @@ def draw(clips: list[Clip]) -> Tensor:
             torch.tensor(np.stack([getattr(s, k) for s in subjects]), dtype=torch.float32) for k in ("x", "y", "r", "visible")
         )
         shape = torch.tensor([SHAPES.index(s.shape) for s in subjects])[:, None].expand_as(x)
-        r = torch.where(shape == SHAPES.index("cross"), (r - 0.5).round() + 0.5, (2 * r).round() / 2)
+        r = drawn_radius(shape, r)
         x, y = (x - r).round() + r, (y - r).round() + r
         color = torch.tensor([COLORS[s.color] for s in subjects])[:, None, :, None, None]
         alpha = (coverage(shape, x, y, r) * visible[..., None, None])[:, :, None]

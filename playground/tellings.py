@@ -11,7 +11,7 @@ from . import network, world
 CAPTION_ROWS = 24  # longest caption in tokens; the rest of the 512 rows are padding and act through the weight of those left
 UNCONDITIONAL_RATE = 0.1
 ROW_EXCHANGE_RATE = 0.8
-OWN_EVENT_RATE = 0.4  # of clips with several events, in which a frame sees of a subject's events only its own
+OWN_EVENT_RATE = 0.6  # of clips with several events, in which a frame sees of a subject's events only its own
 OTHER_PHRASES = {
     "object": [f"{c} {s}" for c in world.COLORS for s in world.SHAPES],
     "event": [*world.MOTIONS, world.STILL],

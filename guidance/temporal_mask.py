@@ -9,9 +9,9 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .budget import check_range
 from .mask_sources import ALWAYS, TimedPhrase, Timing, Together, WrittenSpans
 from .objective import ObjectiveLoss, PhraseRef, check_occurrence
+from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, TimelineLine, check_timeline
 
@@ -115,10 +115,8 @@ class TemporalMask:
         for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
             check_range("Temporal Mask", field, getattr(self, field), 0, 1000)
         check_range("Temporal Mask", "tau_corr", self.tau_corr, 0, 1)
-        check_range("Temporal Mask", "fps", self.fps, 0, 1000)
-        for field in ("start_percent", "end_percent"):
-            if getattr(self, field) is not None:
-                check_range("Temporal Mask", field, getattr(self, field), 0, 1)
+        check_fps("Temporal Mask", self.fps)
+        check_percents("Temporal Mask", self.start_percent, self.end_percent)
         check_occurrence("Temporal Mask", self.occurrence)
         if self.mask not in ("soft", "binary"):
             raise ValueError(f"Temporal Mask: `mask` = {self.mask!r}: must be soft or binary")

@@ -145,8 +145,7 @@ class Composition:
         return None
 
     def check_prompts(self, prompts: Sequence[Mapping[int, tuple[int, ...]]]) -> None:
-        """`prompts`: for each positive entry the text rows of the `entities` (by place) that it holds. What stands in a relation must be
-        different words."""
+        """What stands in a relation must be different words; else as `ChecksPrompts` says."""
         for constraint in self.constraints:
             for one, other in combinations(self.who(constraint), 2):
                 for rows in prompts:

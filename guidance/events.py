@@ -120,9 +120,9 @@ class EventSchedule:
             raise error.named(NAME) from error
         return None
 
-    def check_prompts(self, prompts: Sequence[Mapping[int, Sequence[int]]]) -> None:
-        """Raise ValueError unless every subject stands in one of the prompts together with an event of its own, and no word is claimed
-        twice. `prompts`: per positive prompt the text rows of those of `phrases` that it holds, by their place."""
+    def check_prompts(self, prompts: Sequence[Mapping[int, tuple[int, ...]]]) -> None:
+        """Every subject must stand in one of the prompts together with an event of its own, and no word may be claimed twice; else as
+        `ChecksPrompts` says."""
         bound = [self.bind([found.get(place, ()) for place in range(len(self.phrases))], 1, 1.0) for found in prompts]
         for subject, in_prompts in zip(self.subjects, zip(*bound)):
             if not any(tokens.acts for tokens in in_prompts):

@@ -15,6 +15,7 @@ from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, TimelineLine, check_timeline
 
+NAME = "Temporal Mask"
 REFERENCE_GRID = 1560  # H W of Wan at 832x480, on which the paper's lambdas were chosen
 EPSILON = 1e-6  # of the official code, for the min-max and the deviations
 TINY = 1e-12
@@ -113,17 +114,17 @@ class TemporalMask:
 
     def __post_init__(self) -> None:
         for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
-            check_range("Temporal Mask", field, getattr(self, field), 0, 1000)
-        check_range("Temporal Mask", "tau_corr", self.tau_corr, 0, 1)
-        check_fps("Temporal Mask", self.fps)
-        check_percents("Temporal Mask", self.start_percent, self.end_percent)
-        check_occurrence("Temporal Mask", self.occurrence)
+            check_range(NAME, field, getattr(self, field), 0, 1000)
+        check_range(NAME, "tau_corr", self.tau_corr, 0, 1)
+        check_fps(NAME, self.fps)
+        check_percents(NAME, self.start_percent, self.end_percent)
+        check_occurrence(NAME, self.occurrence)
         if self.mask not in ("soft", "binary"):
-            raise ValueError(f"Temporal Mask: `mask` = {self.mask!r}: must be soft or binary")
+            raise ValueError(f"{NAME}: `mask` = {self.mask!r}: must be soft or binary")
 
     @property
     def name(self) -> str:
-        return "Temporal Mask"
+        return NAME
 
     @cached_property
     def timed(self) -> tuple[TimedPhrase, ...]:
@@ -160,9 +161,9 @@ class TemporalMask:
     def skip_reason(self, latent_frames: int, fps: float) -> str | None:
         """Raises ValueError for a mask that does not fit the video: only here is its length known, and still before any long wait."""
         if not self.phrases:
-            return "Temporal Mask: the timeline is empty or every strength is 0"
+            return f"{NAME}: the timeline is empty or every strength is 0"
         if latent_frames < 2:
-            return "Temporal Mask: the latent has one frame, and one frame has no timing"
+            return f"{NAME}: the latent has one frame, and one frame has no timing"
         try:
             check_timeline(self.timeline, latent_frames, self.fps or fps)
         except TimelineError as error:

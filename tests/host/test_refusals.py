@@ -81,8 +81,9 @@ def test_a_phrase_that_the_sampled_prompt_lacks_names_method_and_input(model, ne
     ],
 )
 def test_words_claimed_twice_in_the_sampled_prompt_are_refused_without_any_node(model, never_loaded, guidance, words):
+    noise = tiny_wan.latent_like(frames=5, height=4, width=4)
     with pytest.raises(ValueError, match=words):
-        tiny_wan.sample(attach(model, guidance), prompt(), prompt("bad", seed=2), tiny_wan.latent_like(frames=5, height=4, width=4), steps=4)
+        tiny_wan.sample(attach(model, guidance), prompt(), prompt("bad", seed=2), noise, steps=4)
 
 
 def test_conditioning_from_a_muted_node_says_what_to_connect(model):

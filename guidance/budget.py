@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .ranges import check_percents, check_range
+
 MemoryMode = Literal["fast", "balanced", "low"]
 MEMORY_MODES: tuple[MemoryMode, ...] = ("fast", "balanced", "low")
-
-
-def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError naming owner, field, range and value; NaN is outside every range."""
-    if not low <= value <= high:
-        raise ValueError(f"{owner}: `{field}` = {value}: must lie in {low:g}..{high:g}")
 
 
 @dataclass(frozen=True)
@@ -39,16 +35,12 @@ class GuidanceBudget:
     check_last: bool = True
 
     def __post_init__(self) -> None:
-        check_range("Guidance budget", "start_percent", self.start_percent, 0, 1)
-        check_range("Guidance budget", "end_percent", self.end_percent, 0, 1)
+        check_percents("Guidance budget", self.start_percent, self.end_percent)
         check_range("Guidance budget", "iterations", self.iterations, 0, 200)
         check_range("Guidance budget", "step_size", self.step_size, 0, 10)
         check_range("Guidance budget", "growth", self.growth, 1, 10)
         check_range("Guidance budget", "depth", self.depth, 0.01, 1)
         check_range("Guidance budget", "patience", self.patience, 0, 200)
-        if self.end_percent < self.start_percent:
-            start = f"`start_percent` = {self.start_percent}"
-            raise ValueError(f"Guidance budget: `end_percent` = {self.end_percent}: must not lie before {start}")
         if self.memory_mode not in MEMORY_MODES:
             raise ValueError(f"Guidance budget: `memory_mode` = {self.memory_mode!r}: must be one of {', '.join(MEMORY_MODES)}")
 

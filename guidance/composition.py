@@ -14,10 +14,10 @@ from einops import reduce
 from torch import Tensor
 from torch.nn import functional
 
-from .budget import check_range
 from .constraints import Constraint, check_room, constraints_of
 from .objective import ObjectiveLoss, PhraseRef, RestOfPrompt, check_occurrence
 from .phrases import fold
+from .ranges import check_fps, check_percents, check_range
 from .relations import Scene, camera_path, presence_gate, scene_of
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline
@@ -91,10 +91,8 @@ class Composition:
         check_range(NAME, "margin", self.margin, 0, 1)
         check_range(NAME, "tau", self.tau, 0, 1)
         check_range(NAME, "lambda_presence", self.lambda_presence, 0, 1000)
-        check_range(NAME, "fps", self.fps, 0, 1000)
-        for field in ("start_percent", "end_percent"):
-            if getattr(self, field) is not None:
-                check_range(NAME, field, getattr(self, field), 0, 1)
+        check_fps(NAME, self.fps)
+        check_percents(NAME, self.start_percent, self.end_percent)
         check_occurrence(NAME, self.occurrence)
         try:
             constraints_of(self.timeline)
@@ -147,8 +145,7 @@ class Composition:
         return None
 
     def check_prompts(self, prompts: Sequence[Mapping[int, tuple[int, ...]]]) -> None:
-        """`prompts`: for each positive entry the text rows of the `entities` (by place) that it holds. What stands in a relation must be
-        different words."""
+        """What stands in a relation must be different words; else as `ChecksPrompts` says."""
         for constraint in self.constraints:
             for one, other in combinations(self.who(constraint), 2):
                 for rows in prompts:

@@ -9,13 +9,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .budget import check_range
 from .event_attention import Erode, rearranged_attention
 from .event_subjects import NAME, Subject, SubjectTokens, check_claims, check_room, check_subjects
 from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
 from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
 from .phrases import fold
+from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline, line_mask
 
@@ -58,11 +58,8 @@ class EventSchedule:
         check_range(NAME, "r_min", self.r_min, 0, 10)
         check_range(NAME, "r_max", self.r_max, self.r_min, 10)
         check_range(NAME, "top_fraction", self.top_fraction, 0.01, 1)
-        check_range(NAME, "fps", self.fps, 0, 1000)
-        check_range(NAME, "start_percent", self.start_percent, 0, 1)
-        check_range(NAME, "end_percent", self.end_percent, 0, 1)
-        if self.end_percent < self.start_percent:
-            raise ValueError(f"{NAME}: `end_percent` = {self.end_percent}: must not lie before `start_percent` = {self.start_percent}")
+        check_fps(NAME, self.fps)
+        check_percents(NAME, self.start_percent, self.end_percent)
         if self.erode not in get_args(Erode):
             raise ValueError(f"{NAME}: `erode` = {self.erode!r}: must be one of {', '.join(get_args(Erode))}")
         listed = isinstance(self.blocks, tuple) and self.blocks and all(isinstance(b, int) and b >= 0 for b in self.blocks)
@@ -123,9 +120,9 @@ class EventSchedule:
             raise error.named(NAME) from error
         return None
 
-    def check_prompts(self, prompts: Sequence[Mapping[int, Sequence[int]]]) -> None:
-        """Raise ValueError unless every subject stands in one of the prompts together with an event of its own, and no word is claimed
-        twice. `prompts`: per positive prompt the text rows of those of `phrases` that it holds, by their place."""
+    def check_prompts(self, prompts: Sequence[Mapping[int, tuple[int, ...]]]) -> None:
+        """Every subject must stand in one of the prompts together with an event of its own, and no word may be claimed twice; else as
+        `ChecksPrompts` says."""
         bound = [self.bind([found.get(place, ()) for place in range(len(self.phrases))], 1, 1.0) for found in prompts]
         for subject, in_prompts in zip(self.subjects, zip(*bound)):
             if not any(tokens.acts for tokens in in_prompts):

@@ -13,10 +13,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .budget import check_range
 from .frame_operators import Observe, block_operators, slice_operators, spectral_tension
 from .objective import PhraseRef
 from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
+from .ranges import check_percents, check_range
 from .spectral_record import SpectralRecord
 
 NAME = "Spectral Homeostasis"
@@ -79,11 +79,7 @@ class SpectralHomeostasis:
         check_range(self.name, "dead_zone", self.dead_zone, 0, 1)
         if self.gamma_limit != 0:
             check_range(self.name, "gamma_limit", self.gamma_limit, 1, 10)
-        check_range(self.name, "start_percent", self.start_percent, 0, 1)
-        check_range(self.name, "end_percent", self.end_percent, 0, 1)
-        if self.end_percent < self.start_percent:
-            start = f"`start_percent` = {self.start_percent}"
-            raise ValueError(f"{self.name}: `end_percent` = {self.end_percent}: must not lie before {start}")
+        check_percents(self.name, self.start_percent, self.end_percent)
         if self.operator not in ("slices", "blocks"):
             raise ValueError(f"{self.name}: `operator` = {self.operator!r}: must be slices or blocks")
 

@@ -13,9 +13,9 @@ from einops import rearrange
 from torch import Tensor
 
 from .attention_maps import phrase_attention
-from .budget import check_range
 from .objective import PhraseRef
 from .patch import AttentionCall, AttentionSite, Handler, Proceed, VideoGrid
+from .ranges import check_percents, check_range
 
 NAME = "Multi Prompt Blend"
 Memory = Literal["gpu", "cpu"]
@@ -43,13 +43,9 @@ class KVSharing:
     memory: Memory = "gpu"
 
     def __post_init__(self) -> None:
-        check_range(NAME, "kv_start_percent", self.start_percent, 0, 1)
-        check_range(NAME, "kv_end_percent", self.end_percent, 0, 1)
+        check_percents(NAME, self.start_percent, self.end_percent, "kv_")
         check_range(NAME, "kv_last_blocks", self.last_blocks, 0, 1)
         check_range(NAME, "threshold", self.threshold, 0, 1)
-        if self.end_percent < self.start_percent:
-            start = f"`kv_start_percent` = {self.start_percent}"
-            raise ValueError(f"{NAME}: `kv_end_percent` = {self.end_percent}: must not lie before {start}")
         if self.memory not in get_args(Memory):
             raise ValueError(f"{NAME}: `kv_memory` = {self.memory!r}: must be one of {', '.join(get_args(Memory))}")
 

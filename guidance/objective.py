@@ -1,6 +1,6 @@
 """What an objective is: a loss on captured attention that the shared optimiser loop lowers by editing the latent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -71,6 +71,16 @@ class Objective(Protocol):
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
         """Loss of attention `maps` "b g f h w", g in the order of `phrases`, fp32 or lower, mean over heads and blocks."""
+        ...
+
+
+@runtime_checkable
+class ChecksPrompts(Protocol):
+    """Guidance, objective or patch, that cannot act on every prompt that holds its phrases: asked in its node, and when sampling starts."""
+
+    def check_prompts(self, prompts: Sequence[Mapping[int, tuple[int, ...]]]) -> None:
+        """Raise ValueError naming node, input, phrase and remedy. `prompts`: per positive prompt the text rows of those of `phrases` that
+        it holds, by their place."""
         ...
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from . import onsets
-from .budget import check_range
 from .latent_time import curve_mask, curve_weights, pixel_frames
+from .ranges import check_range
 from .spans import Moment, Span
 from .timeline import TimelineLine, line_mask, line_weights
 

@@ -9,12 +9,13 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .budget import check_range
 from .mask_sources import ALWAYS, TimedPhrase, Timing, Together, WrittenSpans
 from .objective import ObjectiveLoss, PhraseRef, check_occurrence
+from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, TimelineLine, check_timeline
 
+NAME = "Temporal Mask"
 REFERENCE_GRID = 1560  # H W of Wan at 832x480, on which the paper's lambdas were chosen
 EPSILON = 1e-6  # of the official code, for the min-max and the deviations
 TINY = 1e-12
@@ -113,19 +114,17 @@ class TemporalMask:
 
     def __post_init__(self) -> None:
         for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
-            check_range("Temporal Mask", field, getattr(self, field), 0, 1000)
-        check_range("Temporal Mask", "tau_corr", self.tau_corr, 0, 1)
-        check_range("Temporal Mask", "fps", self.fps, 0, 1000)
-        for field in ("start_percent", "end_percent"):
-            if getattr(self, field) is not None:
-                check_range("Temporal Mask", field, getattr(self, field), 0, 1)
-        check_occurrence("Temporal Mask", self.occurrence)
+            check_range(NAME, field, getattr(self, field), 0, 1000)
+        check_range(NAME, "tau_corr", self.tau_corr, 0, 1)
+        check_fps(NAME, self.fps)
+        check_percents(NAME, self.start_percent, self.end_percent)
+        check_occurrence(NAME, self.occurrence)
         if self.mask not in ("soft", "binary"):
-            raise ValueError(f"Temporal Mask: `mask` = {self.mask!r}: must be soft or binary")
+            raise ValueError(f"{NAME}: `mask` = {self.mask!r}: must be soft or binary")
 
     @property
     def name(self) -> str:
-        return "Temporal Mask"
+        return NAME
 
     @cached_property
     def timed(self) -> tuple[TimedPhrase, ...]:
@@ -162,9 +161,9 @@ class TemporalMask:
     def skip_reason(self, latent_frames: int, fps: float) -> str | None:
         """Raises ValueError for a mask that does not fit the video: only here is its length known, and still before any long wait."""
         if not self.phrases:
-            return "Temporal Mask: the timeline is empty or every strength is 0"
+            return f"{NAME}: the timeline is empty or every strength is 0"
         if latent_frames < 2:
-            return "Temporal Mask: the latent has one frame, and one frame has no timing"
+            return f"{NAME}: the latent has one frame, and one frame has no timing"
         try:
             check_timeline(self.timeline, latent_frames, self.fps or fps)
         except TimelineError as error:

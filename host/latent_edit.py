@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 
 from ..guidance.budget import MemoryMode
-from ..guidance.objective import Objective, PhraseRef, shared_phrases
+from ..guidance.objective import Objective, shared_phrases
 from ..guidance.optimise import OptimisedLatent, optimise_latent
 from ..guidance.phrases import PhraseNotFound
 from ..guidance.report import GuidedStep, IterationRecord, SkippedStep
@@ -19,22 +19,19 @@ from .gradient import next_memory_mode, within_memory
 from .guided_steps import StepStart
 from .positive import entries_at, positive_entries
 from .run import GuidanceRun
-from .tokens import rows_of_ref
+from .tokens import rows_of_entries, rows_of_guidance
 
 logger = logging.getLogger("wan_conductor")
 
 
 class LatentEdit:
-    """The objectives of one run as an edit of z_t. Refuses at once if a phrase is in none of the positive entries."""
+    """The objectives of one run as an edit of z_t. Refuses at once what `rows_of_guidance` refuses."""
 
     def __init__(self, run: GuidanceRun, guider: Any, entries: Sequence[dict[str, Any]]) -> None:
         self.run, self.guider = run, guider
         self.memory_mode: MemoryMode = run.budget.memory_mode
         for objective in run.objectives:
-            try:
-                rows_of_entries(entries, objective.phrases)
-            except ValueError as error:
-                raise type(error)(f"{objective.name}: input `positive` of the sampler: {error}") from error
+            rows_of_guidance(objective, entries)
 
     def intervals(self, sigmas: torch.Tensor) -> tuple[int, ...]:
         return tuple(self.plan(sigmas))
@@ -134,21 +131,6 @@ class LatentEdit:
         for sample, reason in enumerate(result.history.stop):
             if "not finite" in reason:
                 self.skip(start.index, f"{reason} (sample {sample})")
-
-
-def rows_of_entries(entries: Sequence[dict[str, Any]], phrases: Sequence[PhraseRef]) -> list[dict[int, tuple[int, ...]]]:
-    """Per positive entry, the context rows of each phrase (by its place) that its prompt holds; every phrase must be in one of them."""
-    found: list[dict[int, tuple[int, ...]]] = [{} for _ in entries]
-    for place, ref in enumerate(phrases):
-        missing: PhraseNotFound | None = None
-        for entry, rows in zip(entries, found, strict=True):
-            try:
-                rows[place] = rows_of_ref(entry, ref)
-            except PhraseNotFound as error:
-                missing = error
-        if not any(place in rows for rows in found):
-            raise missing or PhraseNotFound(f'no positive conditioning is active where "{ref.phrase}" should be guided')
-    return found
 
 
 def mean_over_entries(found: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> torch.Tensor:

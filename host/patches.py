@@ -1,7 +1,9 @@
 """The patches of one run: asked at every model call of their part of the schedule, told whose rows and which frames it holds."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from torch import Tensor
 
@@ -9,16 +11,16 @@ from ..guidance.attention_maps import find_pad_rows
 from ..guidance.patch import Handler, ModelCall, Patch, PromptRows, VideoGrid
 from ..guidance.report import GuidanceReport, PatchReport
 from .geometry import window_frames
-from .latent_edit import rows_of_entries
 from .positive import positive_entries, positive_rows, rows_with_text, shared_uuids
 from .run import with_something_to_do
 from .schedule import guided_intervals, progress_at
+from .tokens import rows_of_guidance
 
 
 def running_patches(
     guidance: Sequence[Any], guider: Any, sigmas: Tensor, report: GuidanceReport, model: str, first_step: int, fps: float, measure: bool
 ) -> list["RunningPatch"]:
-    """The patches of `guidance` that act in this run. Raises where a phrase is in none of the positive prompts."""
+    """The patches of `guidance` that act in this run. Raises what `rows_of_guidance` raises."""
     running = []
     for patch in with_something_to_do([g for g in guidance if isinstance(g, Patch)], report, fps):
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
@@ -46,11 +48,7 @@ class RunningPatch:
         self.prompts: list[tuple[dict[str, Any], dict[int, tuple[int, ...]]]] = []
         if patch.phrases:
             entries = positive_entries(guider)
-            try:
-                rows = rows_of_entries(entries, patch.phrases)
-            except ValueError as error:
-                raise type(error)(f"{patch.name}: input `positive` of the sampler: {error}") from error
-            self.prompts = list(zip(entries, rows, strict=True))
+            self.prompts = list(zip(entries, rows_of_guidance(patch, entries), strict=True))
 
     def handlers(self, grid: VideoGrid, context: Tensor, transformer_options: dict[str, Any]) -> list[Handler]:
         """Its handler for this call, or none: outside the span, or where it does not want this call."""
@@ -79,7 +77,12 @@ class RunningPatch:
     def rows_of(self, entry: dict[str, Any], context: Tensor, transformer_options: dict[str, Any]) -> Tensor:
         """The rows "b" of this call that are the positive `entry`'s."""
         mask = positive_rows(transformer_options, {entry["uuid"]}, context.shape[0])
-        return rows_with_text(context, entry["cross_attn"], mask) if entry["uuid"] in shared_uuids(self.guider) else mask
+        return rows_with_text(context, entry["cross_attn"], mask) if entry["uuid"] in self.shared_uuids else mask
+
+    @cached_property
+    def shared_uuids(self) -> set[UUID]:
+        """Asked in the first model call: the host copies area conds to the other side after this object is made."""
+        return shared_uuids(self.guider)
 
     @staticmethod
     def within(sigma: float, span: tuple[float, float]) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance.objective import PhraseRef, RestOfPrompt
+from ..guidance.objective import ChecksPrompts, Objective, PhraseRef, RestOfPrompt
+from ..guidance.patch import Patch
 from ..guidance.phrases import UNREADABLE, PhraseNotFound, TokenPieces, describe_rows, find_phrase, rest_of_prompt
 
 CONDITIONING_KEY = "wan_conductor_tokens"
@@ -155,6 +156,42 @@ def rows_of_ref(entry: Any, ref: PhraseRef) -> tuple[int, ...]:
     if isinstance(ref, RestOfPrompt):
         return rest_of_prompt(tokens_of(entry), ref.without, ref.occurrence)
     return rows_for_entry(entry, ref.phrase, ref.occurrence)
+
+
+def rows_of_entries(entries: Sequence[Any], phrases: Sequence[PhraseRef]) -> list[dict[int, tuple[int, ...]]]:
+    """Per positive entry, the context rows of each phrase (by its place) that its prompt holds; every phrase must be in one of them."""
+    found: list[dict[int, tuple[int, ...]]] = [{} for _ in entries]
+    for place, ref in enumerate(phrases):
+        missing: PhraseNotFound | None = None
+        for entry, rows in zip(entries, found, strict=True):
+            try:
+                rows[place] = rows_of_ref(entry, ref)
+            except PhraseNotFound as error:
+                missing = error
+        if not any(place in rows for rows in found):
+            raise missing or PhraseNotFound(f'no positive conditioning is active where "{ref.phrase}" should be guided')
+    return found
+
+
+def rows_of_guidance(guidance: Objective | Patch, entries: Sequence[Any]) -> list[dict[int, tuple[int, ...]]]:
+    """`rows_of_entries` of all its phrases in the positive entries of a run that begins. Raises ValueError where a phrase is in none of
+    them, or where the guidance itself refuses what was found."""
+    try:
+        rows = rows_of_entries(entries, guidance.phrases)
+    except ValueError as error:
+        raise type(error)(f"{guidance.name}: input `positive` of the sampler: {error}") from error
+    if isinstance(guidance, ChecksPrompts):
+        guidance.check_prompts(rows)
+    return rows
+
+
+def check_guidance(guidance: Objective | Patch, conditioning: Sequence[Any]) -> tuple[str, ...]:
+    """The same early, in its node: `check_conditioning` for every phrase that was written, then the guidance's own refusals."""
+    written = [ref for ref in guidance.phrases if not isinstance(ref, RestOfPrompt)]
+    found = check_conditioning(conditioning, written, guidance.name)
+    if isinstance(guidance, ChecksPrompts):
+        guidance.check_prompts(rows_of_entries(conditioning, guidance.phrases))
+    return found
 
 
 def check_conditioning(conditioning: Sequence[Any], phrases: Sequence[PhraseRef | str], node_name: str) -> tuple[str, ...]:

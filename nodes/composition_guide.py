@@ -5,15 +5,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..guidance.composition import NAME, Composition
-from ..guidance.latent_time import frames_per_second
 from ..guidance.relations import RELATIONS
-from ..host.attach import attach
-from ..host.geometry import require_wan
-from ..host.latent_edit import rows_of_entries
-from ..host.tokens import check_conditioning
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
-from .shown import shown
-from .timeline_input import fps_input, occurrence_input, read_occurrence, read_timeline
+from .pair import pair_inputs, pair_outputs, require_wan_pair
+from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
+from .timeline_output import guided_by_timeline
 
 TIMELINE = """always        cat | left of | dog
 2s - end      cat | toward | dog   # each line has its own time
@@ -33,10 +28,7 @@ class CompositionGuideNode(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *pair_inputs(),
-                io.Conditioning.Input(
-                    "conditioning",
-                    tooltip="The positive prompt from Conductor Text Encode. Every thing is looked up in it before anything runs.",
-                ),
+                conditioning_input(),
                 io.String.Input(
                     "timeline",
                     multiline=True,
@@ -69,22 +61,14 @@ class CompositionGuideNode(io.ComfyNode):
         cls, model: Any, conditioning: Any, timeline: str, margin: float = 0.15, lambda_presence: float = 0.1, tau: float = 0.9,
         occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
     ) -> io.NodeOutput:
-        require_wan(model, NAME)
-        if model_low_noise is not None:
-            require_wan(model_low_noise, NAME, "model_low_noise")
+        require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME, lists=False)
         objective = Composition(
             timeline=parsed, margin=margin, tau=tau, lambda_presence=lambda_presence, occurrence=read_occurrence(occurrence), fps=fps
         )
-        if not objective.phrases:
-            text = "The timeline is empty or every strength is 0: the model passes through unchanged."
-            return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
-        found = check_conditioning(conditioning, objective.entities, NAME)
-        objective.check_prompts(rows_of_entries(conditioning, objective.entities))
-        text = describe(objective, found, frames_per_second(model.model.latent_format.latent_channels, fps)) + reading
-        if model_low_noise is not None:
-            model_low_noise = attach(model_low_noise, objective)
-        return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
+        return guided_by_timeline(
+            cls, model, model_low_noise, objective, conditioning, lambda found, rate: describe(objective, found, rate) + reading
+        )
 
 
 def describe(objective: Composition, found: tuple[str, ...], fps: float) -> str:

@@ -7,14 +7,10 @@ from comfy_api.latest import io
 
 from ..guidance.event_subjects import NAME
 from ..guidance.events import END_PERCENT, END_PERCENT_I2V, Erode, EventSchedule
-from ..guidance.latent_time import frames_per_second
-from ..host.attach import attach
-from ..host.geometry import require_wan, takes_start_image
-from ..host.latent_edit import rows_of_entries
-from ..host.tokens import check_conditioning
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
-from .shown import shown
-from .timeline_input import fps_input, occurrence_input, read_occurrence, read_timeline
+from ..host.geometry import takes_start_image
+from .pair import pair_inputs, pair_outputs, require_wan_pair
+from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
+from .timeline_output import guided_by_timeline
 
 TIMELINE = """cat:                 # a subject; the lines under it are what it does
   0s - 2s      watches a bowl
@@ -36,10 +32,7 @@ class EventScheduleNode(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *pair_inputs(),
-                io.Conditioning.Input(
-                    "conditioning",
-                    tooltip="The positive prompt from Conductor Text Encode. Subjects and events are looked up in it before anything runs.",
-                ),
+                conditioning_input(),
                 io.String.Input(
                     "timeline",
                     multiline=True,
@@ -89,25 +82,16 @@ class EventScheduleNode(io.ComfyNode):
         blocks: Literal["odd", "all"] = "odd", start_percent: float = 0.0, end_percent: float = 0.0, r_max: float = 1.5,
         occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
     ) -> io.NodeOutput:
-        require_wan(model, NAME)
-        if model_low_noise is not None:
-            require_wan(model_low_noise, NAME, "model_low_noise")
+        require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
         schedule = EventSchedule(
             timeline=parsed, strength=strength, erode=erode, blocks=blocks, r_max=r_max,
             occurrence=read_occurrence(occurrence), start_percent=start_percent,
             end_percent=end_percent or (END_PERCENT_I2V if takes_start_image(model) else END_PERCENT), fps=fps,
         )
-        if not schedule.phrases:
-            text = "The timeline is empty or every strength is 0: the model passes through unchanged."
-            return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
-        found = check_conditioning(conditioning, schedule.phrases, NAME)
-        schedule.check_prompts(rows_of_entries(conditioning, schedule.phrases))
-        text = describe(schedule, found, frames_per_second(model.model.latent_format.latent_channels, fps))
-        text += reading
-        if model_low_noise is not None:
-            model_low_noise = attach(model_low_noise, schedule)
-        return io.NodeOutput(attach(model, schedule), low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
+        return guided_by_timeline(
+            cls, model, model_low_noise, schedule, conditioning, lambda found, rate: describe(schedule, found, rate) + reading
+        )
 
 
 def describe(schedule: EventSchedule, found: Sequence[str], fps: float) -> str:

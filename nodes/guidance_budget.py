@@ -4,10 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.attach import attach
-from ..host.geometry import require_wan
 from .budget_widget import budget_input, chosen_budget
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
+from .pair import guided_pair, pair_inputs, pair_outputs, require_wan_pair
 
 NAME = "Guidance Budget"
 
@@ -29,8 +27,5 @@ class GuidanceBudgetNode(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, budget: dict[str, Any], model_low_noise: Any = None) -> io.NodeOutput:
         chosen = chosen_budget(budget)
-        require_wan(model, NAME)
-        if model_low_noise is not None:
-            require_wan(model_low_noise, NAME, "model_low_noise")
-            model_low_noise = attach(model_low_noise, chosen)
-        return io.NodeOutput(attach(model, chosen), low_noise_or_blocker(model_low_noise, NAME))
+        require_wan_pair(model, model_low_noise, NAME)
+        return io.NodeOutput(*guided_pair(model, model_low_noise, chosen, NAME))

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..host.stages import Settings, Stage, sample_stages, schedule, switch_step, two_experts
 from .budget_widget import budget_input, chosen_budget
 from .pair import pair_inputs
+from .report_output import REPORT
 
 SWITCH_SIGMA = {"t2v": 0.875, "i2v": 0.9}
 
@@ -84,9 +85,7 @@ class GuidedKSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent video."),
-                io.Custom("GUIDANCE_REPORT").Output(
-                    display_name="GUIDANCE_REPORT", tooltip="What guidance did at every step, for Timing Report."
-                ),
+                REPORT.Output(display_name="GUIDANCE_REPORT", tooltip="What guidance did at every step, for Timing Report."),
             ],
         )
 

@@ -13,11 +13,10 @@ from ..guidance.kv_sharing import NAME, KVSharing, Memory
 from ..guidance.latent_time import TEMPORAL_STRIDE, frames_per_second, latent_frames_of, pixel_frames
 from ..guidance.objective import PhraseRef
 from ..guidance.spans import plain_number
-from ..host.attach import attach, attached
+from ..host.attach import attached
 from ..host.blend_prompts import check_phrase, window_conditioning
-from ..host.geometry import require_wan
 from ..host.tokens import encode_with_tokens
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
+from .pair import guided_pair, pair_inputs, pair_outputs, require_wan_pair
 from .shown import shown
 from .timeline_input import fps_input, read_timeline
 
@@ -136,9 +135,7 @@ class MultiPromptBlendNode(io.ComfyNode):
         kv_end_percent: float = 0.5, kv_last_blocks: float = 0.167, kv_memory: Memory = "gpu", retain_first_frame: bool = True,
         fps: float = 0.0, prompts: dict[str, Any] | None = None, clip: Any = None, model_low_noise: Any = None,
     ) -> io.NodeOutput:
-        require_wan(model, NAME)
-        if model_low_noise is not None:
-            require_wan(model_low_noise, NAME, "model_low_noise")
+        require_wan_pair(model, model_low_noise, NAME)
         for name, one in (("model", model), ("model_low_noise", model_low_noise)):
             if one is not None and any(isinstance(g, MultiPromptBlend) for g in attached(one.model_options)):
                 raise ValueError(f"{NAME}: input `{name}` = a model that is blended already; write all prompts into one {NAME} node")
@@ -161,10 +158,8 @@ class MultiPromptBlendNode(io.ComfyNode):
         check_phrase(encoded, blend)
         positive = window_conditioning(encoded, blend)
         latent = empty_latent(model, blend, width, height)
-        if model_low_noise is not None:
-            model_low_noise = attach(model_low_noise, blend)
         return io.NodeOutput(
-            attach(model, blend), low_noise_or_blocker(model_low_noise, NAME), positive, latent, pixel_frames(blend.latent_frames),
+            *guided_pair(model, model_low_noise, blend, NAME), positive, latent, pixel_frames(blend.latent_frames),
             ui=shown(cls, describe(blend, rate) + reading),
         )
 

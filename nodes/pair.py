@@ -5,6 +5,9 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..host.attach import attach
+from ..host.geometry import require_wan
+
 
 def pair_inputs() -> list[io.Input]:
     return [
@@ -18,6 +21,18 @@ def pair_outputs() -> list[io.Output]:
         io.Model.Output(display_name="MODEL", tooltip="The model with this guidance."),
         io.Model.Output("model_low_noise", display_name="MODEL low noise", tooltip="The low-noise expert with the same guidance."),
     ]
+
+
+def require_wan_pair(model: Any, model_low_noise: Any, node_name: str) -> None:
+    require_wan(model, node_name)
+    if model_low_noise is not None:
+        require_wan(model_low_noise, node_name, "model_low_noise")
+
+
+def guided_pair(model: Any, model_low_noise: Any, guidance: Any, node_name: str) -> tuple[Any, Any]:
+    """What both outputs carry: clones with `guidance` on them."""
+    low_noise = None if model_low_noise is None else attach(model_low_noise, guidance)
+    return attach(model, guidance), low_noise_or_blocker(low_noise, node_name)
 
 
 def low_noise_or_blocker(model_low_noise: Any, node_name: str) -> Any:

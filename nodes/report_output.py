@@ -1,5 +1,6 @@
 """What report nodes share: the report's socket, and pictures with their numbers, previewed or saved side by side."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import folder_paths
@@ -9,16 +10,17 @@ from torch import Tensor
 
 from ..guidance.report import GuidanceReport
 
+REPORT = io.Custom("GUIDANCE_REPORT")
+
 
 def report_input() -> io.Input:
-    return io.Custom("GUIDANCE_REPORT").Input("report", tooltip="The report of a Guided KSampler.")
+    return REPORT.Input("report", tooltip="The report of a Guided KSampler.")
 
 
-def save_prefix_input(example: str) -> io.Input:
+def save_prefix_input(example: str, saved: str = "the pictures (.png) and the numbers (.json)") -> io.Input:
     return io.String.Input(
         "save_prefix", default="", advanced=True,
-        tooltip="Also saves the pictures (.png) and the numbers (.json) under this name in the output folder, for example "
-        f"{example}. Empty: preview only.",
+        tooltip=f"Also saves {saved} under this name in the output folder, for example {example}. Empty: preview only.",
     )
 
 
@@ -36,12 +38,19 @@ def as_batch(pictures: list[np.ndarray], report: GuidanceReport, name: str, othe
     return np.stack([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures])
 
 
-def pictures_and_numbers(node: type[io.ComfyNode], images: Tensor, numbers: str, save_prefix: str) -> io.NodeOutput:
-    """Outputs IMAGE "n h w c" and JSON; with a prefix both also go into the output folder, the JSON named as the first picture."""
+def pictures_and_numbers(
+    node: type[io.ComfyNode], images: Tensor, numbers: str, save_prefix: str, beside: Iterable[tuple[str, Callable[[Path], object]]] = ()
+) -> io.NodeOutput:
+    """Outputs IMAGE "n h w c" and JSON; with a prefix both also go into the output folder, the JSON named as the first picture.
+
+    `beside`: further files, each by what follows the first picture's name in its own, and by what writes it.
+    """
     if not save_prefix.strip():
         return io.NodeOutput(images, numbers, ui=ui.PreviewImage(images, cls=node))
     saved = ui.ImageSaveHelper.get_save_images_ui(images, save_prefix.strip(), cls=node)
     first = saved.results[0]
     path = Path(folder_paths.get_output_directory(), first.subfolder, first.filename)
     path.with_suffix(".json").write_text(numbers, encoding="utf-8")
+    for ending, write in beside:
+        write(path.with_name(path.stem + ending))
     return io.NodeOutput(images, numbers, ui=saved)

@@ -6,9 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.homeostasis import NAME, SpectralHomeostasis
-from ..host.attach import attach
-from ..host.geometry import require_wan
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
+from .pair import guided_pair, pair_inputs, pair_outputs, require_wan_pair
 from .shown import shown
 
 MEASURES_ONLY = "tau 0: the video stays as it is. Guided KSampler measures it all the same: the plain run for Spectral Report."
@@ -79,14 +77,11 @@ class SpectralHomeostasisNode(io.ComfyNode):
         queries: int = 8, dead_zone: float = 0.0, gamma_limit: float = 0.0, start_percent: float = 0.0, end_percent: float = 1.0,
         model_low_noise: Any = None,
     ) -> io.NodeOutput:
-        require_wan(model, NAME)
-        if model_low_noise is not None:
-            require_wan(model_low_noise, NAME, "model_low_noise")
+        require_wan_pair(model, model_low_noise, NAME)
         patch = SpectralHomeostasis(tau, per_head, operator, positions, queries, dead_zone, gamma_limit, start_percent, end_percent)
-        if model_low_noise is not None:
-            model_low_noise = attach(model_low_noise, patch)
-        text = shown(cls, strongest(patch) if tau else MEASURES_ONLY)
-        return io.NodeOutput(attach(model, patch), low_noise_or_blocker(model_low_noise, NAME), ui=text)
+        return io.NodeOutput(
+            *guided_pair(model, model_low_noise, patch, NAME), ui=shown(cls, strongest(patch) if tau else MEASURES_ONLY)
+        )
 
 
 def strongest(patch: SpectralHomeostasis) -> str:

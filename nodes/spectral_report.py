@@ -3,25 +3,23 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..guidance.homeostasis import NAME
 from ..guidance.report import GuidanceReport, finite
 from ..guidance.spectral_record import SpectralRecord
 from ..guidance.spectral_statistics import PairedCalls, paired_calls, video_tests
+from .report_output import REPORT, pictures_and_numbers, save_prefix_input
 
 logger = logging.getLogger("wan_conductor")
 
 TITLE = "Spectral Report"
 NOT_ATTACHED = f"Sample with Guided KSampler and a model that has {NAME}; with tau 0 it only measures."
-REPORT = io.Custom("GUIDANCE_REPORT")
 OF_A_RUN = {"overview": "spectral_figure", "maps": "maps_figure", "operators": "operators_figure"}
 OF_PAIRS = {
     "shift": "shift_figure", "differences": "differences_figure", "cells": "cells_figure", "effects": "effects_figure",
@@ -57,11 +55,7 @@ class SpectralReport(io.ComfyNode):
                     tooltip="What to draw. overview, maps, operators: the run, one picture for each model. The others compare it with "
                     "`plain`.",
                 ),
-                io.String.Input(
-                    "save_prefix", default="", advanced=True,
-                    tooltip="Also saves the pictures (.png), the numbers (.json) and every run's calls (.npz) under this name in the "
-                    "output folder, for example wan/spectral. Empty: preview only.",
-                ),
+                save_prefix_input("wan/spectral", "the pictures (.png), the numbers (.json) and every run's calls (.npz)"),
             ],
             outputs=[
                 io.Image.Output(tooltip="The pictures: one for each run and model, or for each model of a pair."),
@@ -74,8 +68,6 @@ class SpectralReport(io.ComfyNode):
         cls, report: Sequence[GuidanceReport], figure: Sequence[str], plain: Sequence[GuidanceReport] = (),
         save_prefix: Sequence[str] = ("",),
     ) -> io.NodeOutput:
-        from ..guidance import spectral_pictures  # matplotlib takes a second to import, too much for the host's start
-
         of_a_run = figure[0] in OF_A_RUN or ALL.get(figure[0]) is OF_A_RUN
         if not of_a_run and not plain:
             raise ValueError(
@@ -89,18 +81,21 @@ class SpectralReport(io.ComfyNode):
         runs = [record for of_model in records.values() for record in of_model] or [SpectralRecord()]
         shown = runs if of_a_run else list(pairs.values())
         names, size = (ALL[figure[0]].values(), SIZE_OF_ALL) if figure[0] in ALL else ([(OF_A_RUN | OF_PAIRS)[figure[0]]], {})
-        pictures = [getattr(spectral_pictures, name)(of, **size) for of in shown for name in names]
+        pictures = [draw(of, **size) for of in shown for draw in drawings(names)]
         images = torch.from_numpy(np.stack(pictures)).float() / 255
         numbers = json.dumps(finite(as_dict(records, pairs, report)), allow_nan=False, ensure_ascii=False)
-        if not save_prefix[0].strip():
-            return io.NodeOutput(images, numbers, ui=ui.PreviewImage(images, cls=cls))
-        saved = ui.ImageSaveHelper.get_save_images_ui(images, save_prefix[0].strip(), cls=cls)
-        first = Path(folder_paths.get_output_directory(), saved.results[0].subfolder, saved.results[0].filename)
-        first.with_suffix(".json").write_text(numbers, encoding="utf-8")
-        for model, of_model in records.items():
-            for video, record in enumerate(of_model):
-                record.to_npz(first.with_name(f"{first.stem}{model.replace(' ', '_')}_{video}.npz"))
-        return io.NodeOutput(images, numbers, ui=saved)
+        calls = [
+            (f"{model.replace(' ', '_')}_{video}.npz", record.to_npz)
+            for model, of_model in records.items()
+            for video, record in enumerate(of_model)
+        ]
+        return pictures_and_numbers(cls, images, numbers, save_prefix[0], calls)
+
+
+def drawings(names: Iterable[str]) -> list[Callable[..., np.ndarray]]:
+    from ..guidance import spectral_comparisons, spectral_pictures  # matplotlib takes a second to import, too much for the host's start
+
+    return [getattr(spectral_pictures if name in OF_A_RUN.values() else spectral_comparisons, name) for name in names]
 
 
 def spectral_records(reports: Sequence[GuidanceReport]) -> dict[str, list[SpectralRecord]]:

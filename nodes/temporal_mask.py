@@ -5,20 +5,17 @@ from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ..guidance.latent_time import frames_per_second
 from ..guidance.mask_sources import Timing
-from ..guidance.temporal_mask import TemporalMask
-from ..host.attach import attach
-from ..host.geometry import require_wan, takes_start_image
-from ..host.tokens import check_conditioning
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
-from .shown import shown
-from .timeline_input import fps_input, occurrence_input, read_occurrence, read_timeline
+from ..guidance.temporal_mask import NAME, TemporalMask
+from ..host.geometry import takes_start_image
+from .pair import pair_inputs, pair_outputs, require_wan_pair
+from .shown import PictureAndText
+from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
+from .timeline_output import guided_by_timeline
 from .timing_socket import TEMPORAL_MASK, length_input, mask_picture, shown_latents
 
 logger = logging.getLogger("wan_conductor")
 
-NAME = "Temporal Mask"
 TIMELINE = """cat:                 # always there, because this header names it
   0s - 2s    watches
   2s - end   jumps x1.5
@@ -39,11 +36,7 @@ class TemporalMaskNode(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *pair_inputs(),
-                io.Conditioning.Input(
-                    "conditioning",
-                    tooltip="The positive prompt from Conductor Text Encode. Every phrase of the timeline is looked up in it before "
-                    "anything runs.",
-                ),
+                conditioning_input(),
                 io.String.Input(
                     "timeline",
                     multiline=True,
@@ -91,30 +84,23 @@ class TemporalMaskNode(io.ComfyNode):
         mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
         length: int = 0, timing: Timing | None = None,
     ) -> io.NodeOutput:
-        require_wan(model, NAME)
-        if model_low_noise is not None:
-            require_wan(model_low_noise, NAME, "model_low_noise")
+        require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
         objective = TemporalMask(
             timeline=parsed, lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
             occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
-        if not objective.phrases:
-            text = "Timeline and timing are empty or every strength is 0: the model passes through unchanged."
-            return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, text))
-        found = check_conditioning(conditioning, objective.phrases, NAME)
-        rate = frames_per_second(model.model.latent_format.latent_channels, fps)
-        latents = shown_latents(length, rate)
-        text = describe(objective, found, rate)
-        if takes_start_image(model) and (hidden := hidden_at_first(objective, latents, rate)):
-            warning = f"a start image must not show {', '.join(hidden)}: the timeline hides that at the start"
-            logger.warning("%s: %s", NAME, warning)
-            text += f"\n{warning}"
-        text += reading
-        if model_low_noise is not None:
-            model_low_noise = attach(model_low_noise, objective)
-        picture = mask_picture(cls, objective.timed, latents, rate, text, mask == "binary")
-        return io.NodeOutput(attach(model, objective), low_noise_or_blocker(model_low_noise, NAME), ui=picture)
+
+        def tell(found: tuple[str, ...], rate: float) -> PictureAndText:
+            latents = shown_latents(length, rate)
+            text = describe(objective, found, rate)
+            if takes_start_image(model) and (hidden := hidden_at_first(objective, latents, rate)):
+                warning = f"a start image must not show {', '.join(hidden)}: the timeline hides that at the start"
+                logger.warning("%s: %s", NAME, warning)
+                text += f"\n{warning}"
+            return mask_picture(cls, objective.timed, latents, rate, text + reading, mask == "binary")
+
+        return guided_by_timeline(cls, model, model_low_noise, objective, conditioning, tell)
 
 
 def hidden_at_first(objective: TemporalMask, latent_frames: int, fps: float) -> list[str]:

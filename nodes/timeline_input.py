@@ -6,6 +6,13 @@ from ..guidance.spans import TimelineError
 from ..guidance.timeline import Timeline, normalise, parse_timeline
 
 
+def conditioning_input() -> io.Input:
+    return io.Conditioning.Input(
+        "conditioning",
+        tooltip="The positive prompt from Conductor Text Encode. Every phrase of the timeline is looked up in it before anything runs.",
+    )
+
+
 def occurrence_input() -> io.Input:
     return io.String.Input(
         "occurrence", default="all", advanced=True,

@@ -5,7 +5,7 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.report import GuidanceReport
-from .report_output import pictures_and_numbers, report_input
+from .report_output import pictures_and_numbers, report_input, save_prefix_input
 
 
 class TimingReport(io.ComfyNode):
@@ -21,11 +21,7 @@ class TimingReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 report_input(),
-                io.String.Input(
-                    "save_prefix", default="", advanced=True,
-                    tooltip="Also saves the picture (.png) and the numbers (.json) under this name in the output folder, for example "
-                    "wan/timing. Empty: preview only.",
-                ),
+                save_prefix_input("wan/timing"),
             ],
             outputs=[
                 io.Image.Output(tooltip="One picture for each video of the batch."),

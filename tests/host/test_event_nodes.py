@@ -302,10 +302,16 @@ def test_a_run_without_it_says_so_and_why(model):
     assert json.loads(EventReport.execute(other).args[1]) == []
 
 
+def test_prompts_that_tell_subject_and_events_apart_are_refused_by_the_sampler_too(model):
+    with pytest.raises(ValueError, match="Event Schedule: `cat` and its events .* are in different prompts"):
+        guided(events(model).args[0], positive=prompt("a cat") + prompt("it jumps then sits", seed=3))
+
+
 def test_a_run_in_which_no_call_was_controlled_is_drawn(model):
-    """The sampled prompt tells subject and events apart, which the node's own check would have refused."""
-    apart = prompt("a cat") + prompt("it jumps then sits", seed=3)
-    _, report = guided(events(model).args[0], positive=apart)
+    """The prompt with the words is used after the controlled part only."""
+    ((context, keys),) = prompt(TEXT)
+    later = [[context, {**keys, "start_percent": 0.6, "end_percent": 1.0}]]
+    _, report = guided(events(model).args[0], positive=prompt("a garden", seed=3) + later)
     assert report.patches[0].measured["samples"] == []
     assert EventReport.execute(report).args[0].shape == (1, 450, 700, 3)
 

@@ -8,6 +8,9 @@ import pytest
 import tiny_wan
 from guided_prompts import prompt, temporal_mask
 from wan_conductor.guidance.budget import GuidanceBudget
+from wan_conductor.guidance.composition import Composition
+from wan_conductor.guidance.events import EventSchedule
+from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.attach import attach
 from wan_conductor.nodes.temporal_mask import TemporalMaskNode
 
@@ -67,6 +70,20 @@ def node(model, timeline="50% - end  cat", conditioning=None, **knobs):
 def test_a_phrase_that_the_sampled_prompt_lacks_names_method_and_input(model, never_loaded):
     with pytest.raises(ValueError, match=r'Temporal Mask: input `positive` of the sampler: "zebra" is not in the prompt'):
         sample(model, timeline="50% - end  zebra")
+
+
+@pytest.mark.parametrize(
+    "guidance, words",
+    [
+        (Composition(parse_timeline("red cat | left of | cat")), "Composition Guide: input `timeline`.*the same word of the prompt"),
+        (Composition(parse_timeline("red cat | toward | cat")), "Composition Guide: input `timeline`.*the same word of the prompt"),
+        (EventSchedule(parse_timeline("red:\n  cat\njumps:\n  red cat")), "Event Schedule: input `timeline`.*the same word of the prompt"),
+    ],
+)
+def test_words_claimed_twice_in_the_sampled_prompt_are_refused_without_any_node(model, never_loaded, guidance, words):
+    noise = tiny_wan.latent_like(frames=5, height=4, width=4)
+    with pytest.raises(ValueError, match=words):
+        tiny_wan.sample(attach(model, guidance), prompt(), prompt("bad", seed=2), noise, steps=4)
 
 
 def test_conditioning_from_a_muted_node_says_what_to_connect(model):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from wan_conductor.guidance import spectral_pictures
-from wan_conductor.guidance.spectral_pictures import BETTER_COLOUR, FRAGMENTED, OVER_MIXED, WORSE_COLOUR
+from wan_conductor.guidance import spectral_comparisons, spectral_pictures
+from wan_conductor.guidance.spectral_page import BETTER_COLOUR, WORSE_COLOUR
+from wan_conductor.guidance.spectral_pictures import FRAGMENTED, OVER_MIXED
 from wan_conductor.guidance.spectral_record import SpectralRecord
 from wan_conductor.guidance.spectral_statistics import paired_calls
 
@@ -41,7 +42,7 @@ def count(picture, colour, tolerance=4):
 
 
 def draw(name, *arguments, **values):
-    return getattr(spectral_pictures, name)(*arguments, **values)
+    return getattr(spectral_pictures if name in OF_A_VIDEO else spectral_comparisons, name)(*arguments, **values)
 
 
 @pytest.mark.parametrize("name", OF_A_VIDEO)
@@ -91,7 +92,7 @@ def test_pairs_without_an_active_call_are_drawn(name):
 def test_mean_operators_belong_to_the_layers_in_their_titles(monkeypatch):
     """Layers that do not divide evenly into the bands."""
     titles, shown = [], []
-    monkeypatch.setattr(spectral_pictures, "_title", lambda axes, words: titles.append(words))
+    monkeypatch.setattr(spectral_pictures, "set_title", lambda axes, words: titles.append(words))
     monkeypatch.setattr(spectral_pictures.Axes, "imshow", lambda axes, values, **_: shown.append(values))
     made = SpectralRecord()
     for layer in range(10):

@@ -1,0 +1,29 @@
+"""What nodes do with the guidance that a timeline became: look its phrases up, attach it to both models, and show what was found."""
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..guidance.latent_time import frames_per_second
+from ..host.tokens import check_guidance
+from .pair import guided_pair, low_noise_or_blocker
+from .shown import PictureAndText, shown
+
+NOTHING_ASKED = "Nothing is asked for (no line, or every strength is 0): the model passes through unchanged."
+
+
+def guided_by_timeline(
+    node: type[io.ComfyNode], model: Any, model_low_noise: Any, guidance: Any, conditioning: Any,
+    tell: Callable[[tuple[str, ...], float], str | PictureAndText],
+) -> io.NodeOutput:
+    """Both outputs of a node with a timeline. Where it asks for nothing, the very models.
+
+    `tell`: from the tokens of each phrase, a line each, and the frames per second, what the node shows.
+    """
+    if not guidance.phrases:
+        return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, guidance.name), ui=shown(node, NOTHING_ASKED))
+    found = check_guidance(guidance, conditioning)
+    told = tell(found, frames_per_second(model.model.latent_format.latent_channels, guidance.fps))
+    pair = guided_pair(model, model_low_noise, guidance, guidance.name)
+    return io.NodeOutput(*pair, ui=shown(node, told) if isinstance(told, str) else told)

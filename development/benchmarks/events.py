@@ -69,11 +69,11 @@ def kinds_of(shape: Shape, schedule: EventSchedule, setting: Setting, record: Ev
     call = ModelCall(grid, tuple(range(grid.frames)), grid.frames, 1.0, 0.0, 1, (positive,), slice(WORDS, TEXT_ROWS), 16.0)
     this_block = replace(schedule, blocks="all")
 
-    def controlled(record: EventMeasurement | None) -> None:
+    def controlled(record: EventMeasurement | None) -> torch.Tensor:
         handler = this_block.handler(call, record)
         assert handler is not None
         with attention_sites(blocks.model, {}, handler) as transformer_options:
-            blocks.run(transformer_options)
+            return blocks.run(transformer_options)
 
     return {PLAIN: lambda: blocks.run({}), CONTROLLED: lambda: controlled(None), "recorded": lambda: controlled(record)}
 

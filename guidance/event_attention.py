@@ -181,5 +181,6 @@ def motion_masks(
     flat_q, flat_k = (rearrange(x, "b n h d -> b n (h d)") for x in (q, k))
     attention = phrase_attention(flat_q, flat_k, q.shape[2], [subjects[s].rows for s in acting], pad_rows)
     attention = rearrange(attention, "b s (f h w) -> b s f h w", f=f, h=h)
-    masks[:, acting] = motion_mask(attention, schedule.top_fraction, schedule.erode)
+    for s, mask in zip(acting, motion_mask(attention, schedule.top_fraction, schedule.erode).unbind(1), strict=True):
+        masks[:, s] = mask
     return masks

@@ -37,9 +37,10 @@ def phrase_attention(q: Tensor, k: Tensor, heads: int, groups: Sequence[Sequence
     precision = torch.promote_types(k.dtype, torch.float32)
     k = k.to(precision)
     log_count = k.new_zeros(text_rows)
-    group_weights = k.new_zeros(len(groups), text_rows)
+    group_weights = torch.zeros(len(groups), text_rows, dtype=precision)
     for group, rows in enumerate(groups):
         group_weights[group, list(rows)] = 1 / len(set(rows))
+    group_weights = group_weights.to(k.device, non_blocking=k.is_cuda)  # filled there, each list would wait for the GPU to be idle
     if pad_rows is not None:
         k, log_count, group_weights = _collapse(k, log_count, group_weights, pad_rows)
     return _PhraseAttention.apply(q, k, log_count, group_weights, heads)
@@ -51,7 +52,7 @@ def _collapse(k: Tensor, log_count: Tensor, group_weights: Tensor, pad_rows: sli
     count = stop - start
     # The mean of equal rows is that row, and hands every pad row its own share of the gradient.
     k = torch.cat([k[:, :start], k[:, start:stop].mean(1, keepdim=True), k[:, stop:]], dim=1)
-    log_count = torch.cat([log_count[:start], log_count.new_tensor([math.log(count)]), log_count[stop:]])
+    log_count = torch.cat([log_count[:start], log_count.new_full((1,), math.log(count)), log_count[stop:]])
     shares = group_weights[:, start:stop].mean(1, keepdim=True)
     group_weights = torch.cat([group_weights[:, :start], shares, group_weights[:, stop:]], dim=1)
     return k, log_count, group_weights

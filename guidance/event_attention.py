@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -46,6 +47,26 @@ def eroded(mask: Tensor, erode: Erode) -> Tensor:
     else:
         kept = functional.max_pool2d(1 - frames, 3, stride=1, padding=1) < 0.5
     return mask & rearrange(kept, "(b s f) 1 h w -> b s f h w", b=mask.shape[0], s=mask.shape[1])
+
+
+def biased_columns(subjects: Sequence[SubjectTokens]) -> list[int]:
+    """The text rows whose logits are changed: of every subject that acts, and of its events."""
+    return sorted({row for subject in subjects if subject.acts for rows in (subject.rows, *subject.events) for row in rows})
+
+
+@dataclass(frozen=True)
+class BiasTables:
+    """What one prompt asks of every block alike: the biased text rows "c", and how much of b+ and b- each has, "s f c"."""
+
+    columns: Tensor
+    raised: Tensor
+    lowered: Tensor
+
+
+def bias_tables(schedule: "EventSchedule", subjects: Sequence[SubjectTokens], device: torch.device) -> BiasTables:
+    columns = biased_columns(subjects)
+    tables = rearrangement(subjects, columns, in_order="rearrangement" not in schedule.without)
+    return BiasTables(*(table.to(device) for table in (torch.tensor(columns), *tables)))
 
 
 def rearrangement(subjects: Sequence[SubjectTokens], columns: Sequence[int], in_order: bool = True) -> tuple[Tensor, Tensor]:
@@ -94,15 +115,17 @@ def event_bias(
 def rearranged_attention(
     schedule: "EventSchedule", q: Tensor, k: Tensor, v: Tensor, plain: Tensor, grid: tuple[int, int, int],
     subjects: Sequence[SubjectTokens], pad_rows: slice | None = None, trace: EventTrace | None = None, frames: Sequence[int] | None = None,
+    tables: BiasTables | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt d + sum_s M_s R_s B_s) v: `plain` with the rows inside the motion masks computed anew, "b n (h d)".
 
     q "b n h d": the video tokens, "(f h w)" = `grid`; k, v "b t h d": the text rows; `plain` "b n (h d)": this attention's own output. All
     batch entries share one prompt (`subjects` from EventSchedule.bind). `pad_rows`: the tail of identical text rows (find_pad_rows),
     computed as one column, which is exact. Rows outside every mask keep their bits; if all are outside, `plain` itself is returned.
-    Besides a copy of `plain` only chunks of CHUNK_ELEMENTS are allocated. `trace`, `frames`: see EventTrace.add.
+    Besides a copy of `plain` only chunks of CHUNK_ELEMENTS are allocated. `trace`, `frames`: see EventTrace.add. `tables`: `bias_tables` of
+    these subjects, where several blocks share them.
     """
-    columns = sorted({row for subject in subjects if subject.acts for rows in (subject.rows, *subject.events) for row in rows})
+    columns = biased_columns(subjects)
     if not columns:
         return plain
     text_rows = k.shape[1]
@@ -119,10 +142,9 @@ def rearranged_attention(
     k, v = (rearrange(x[:, : first_pad + 1].to(precision), "b t h d -> b h t d") for x in (k, v))
     log_count = k.new_zeros(first_pad + 1)
     log_count[-1] = math.log(text_rows - first_pad)
-    tables = rearrangement(subjects, columns, in_order="rearrangement" not in schedule.without)
-    raised, lowered = (table.to(k) for table in tables)
+    tables = tables or bias_tables(schedule, subjects, q.device)
+    raised, lowered = tables.raised.to(k), tables.lowered.to(k)
     r_min, r_max = (1.0, 1.0) if "reinforcement" in schedule.without else (schedule.r_min, schedule.r_max)
-    at = torch.tensor(columns, device=q.device)
     shares = TracedShares(subjects, masks, log_count) if trace is not None else None
     step = max(1, CHUNK_ELEMENTS // (q.shape[2] * max(k.shape[2:])))
     with torch.autocast(q.device.type, enabled=False):
@@ -132,9 +154,9 @@ def rearranged_attention(
                 logits = q_rows @ k[b].transpose(-1, -2) * q.shape[-1] ** -0.5
                 frame, in_mask = rows // (grid[1] * grid[2]), masks[b].flatten(1)[:, rows].to(precision)
                 up, down = (einsum(in_mask, table[:, frame], "s r, s r c -> r c") for table in (raised, lowered))
-                bias = event_bias(logits, log_count, at, up, down, r_min, r_max)
+                bias = event_bias(logits, log_count, tables.columns, up, down, r_min, r_max)
                 logits = logits + log_count
-                p = logits.index_add(-1, at, bias * schedule.strength).softmax(-1)
+                p = logits.index_add(-1, tables.columns, bias * schedule.strength).softmax(-1)
                 out[b].index_copy_(0, rows, rearrange(p @ v[b], "h r d -> r (h d)").to(out.dtype))
                 if shares is not None:
                     shares.add(b, frame, in_mask, logits.detach().softmax(-1), p.detach())
@@ -159,5 +181,6 @@ def motion_masks(
     flat_q, flat_k = (rearrange(x, "b n h d -> b n (h d)") for x in (q, k))
     attention = phrase_attention(flat_q, flat_k, q.shape[2], [subjects[s].rows for s in acting], pad_rows)
     attention = rearrange(attention, "b s (f h w) -> b s f h w", f=f, h=h)
-    masks[:, acting] = motion_mask(attention, schedule.top_fraction, schedule.erode)
+    for s, mask in zip(acting, motion_mask(attention, schedule.top_fraction, schedule.erode).unbind(1), strict=True):
+        masks[:, s] = mask
     return masks

@@ -1,15 +1,15 @@
 """Event Schedule: the events of one prompt happen in order, each in its span. TS-Attn (ICLR 2026); its equations are event_attention.py."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Literal, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from .event_attention import Erode, rearranged_attention
+from .event_attention import BiasTables, Erode, bias_tables, rearranged_attention
 from .event_subjects import NAME, Subject, SubjectTokens, check_claims, check_room, check_subjects
 from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
@@ -155,12 +155,12 @@ class EventSchedule:
     def handler(self, call: ModelCall, record: EventMeasurement | None) -> Handler | None:
         """Controls the text attention of the chosen main blocks: each positive prompt by its own words, on its own rows."""
         blocks = self.controlled_blocks(call.blocks)
-        prompts: list[tuple[slice | Tensor, tuple[SubjectTokens, ...]]] = []
+        prompts: list[tuple[slice | Tensor, tuple[SubjectTokens, ...], Callable[[torch.device], BiasTables]]] = []
         for prompt in call.prompts:
             rows = [prompt.text_rows.get(place, ()) for place in range(len(self.phrases))]
             subjects = self.bind(rows, call.total_frames, call.fps, call.frames)
             if any(subject.acts for subject in subjects):
-                prompts.append((batch_rows(prompt.rows), subjects))
+                prompts.append((batch_rows(prompt.rows), subjects, cache(partial(bias_tables, self, subjects))))
         if not blocks or not prompts:
             return None
         grid = (call.grid.frames, call.grid.height, call.grid.width)
@@ -170,14 +170,18 @@ class EventSchedule:
             if site.kind != "text" or site.vace or site.block not in blocks:
                 return None
             plain = controlled = proceed(attention)
-            for rows, subjects in prompts:
+            for rows, subjects, tables in prompts:
                 q = attention.q[rows, call.grid.video_tokens]
                 q, k, v = (rearrange(x, "b n (h d) -> b n h d", h=attention.heads) for x in (q, attention.k[rows], attention.v[rows]))
                 own = plain[rows, call.grid.video_tokens]
-                rearranged = rearranged_attention(self, q, k, v, own, grid, subjects, call.pad_rows, trace, call.frames)
-                if rearranged is not own:
-                    controlled = plain.clone() if controlled is plain else controlled
-                    controlled[rows, call.grid.video_tokens] = rearranged
+                shared = tables(q.device)
+                rearranged = rearranged_attention(self, q, k, v, own, grid, subjects, call.pad_rows, trace, call.frames, shared)
+                if rearranged is own:
+                    continue
+                if own.shape == plain.shape:
+                    return rearranged  # a copy already, and all of this call
+                controlled = plain.clone() if controlled is plain else controlled
+                controlled[rows, call.grid.video_tokens] = rearranged
             return controlled
 
         return control

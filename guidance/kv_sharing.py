@@ -67,10 +67,14 @@ class WindowKV:
 
 
 class KVStore:
-    """Keys and values of one step, by block and by side of the guidance; a later window's replace those of the one before."""
+    """Keys and values of one step, by block and by side of the guidance; a later window's replace those of the one before.
+
+    most_bytes: the most that it ever held.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
+        self.most_bytes = 0
         self._kept: dict[tuple[int, Hashable], WindowKV] = {}
 
     def __len__(self) -> int:
@@ -80,6 +84,7 @@ class KVStore:
         if self.memory == "cpu":
             kv = replace(kv, k=in_main_memory(kv.k), v=in_main_memory(kv.v))
         self._kept[block, side] = kv
+        self.most_bytes = max(self.most_bytes, sum(kept.k.nbytes + kept.v.nbytes for kept in self._kept.values()))
 
     def get(self, block: int, side: Hashable, window: int, device: torch.device) -> WindowKV | None:
         """What `window` left there, on `device`; None if it did not run that block for that side."""

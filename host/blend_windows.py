@@ -112,7 +112,12 @@ class RunningBlend(IndexListContextHandler):
         return noise[:1].expand_as(noise).clone() if self.blend.mode == "word swap" else noise
 
     def finish(self) -> None:
-        self.report.measured = {"windows": len(self.blend.prompts), "passes": self.passes, "shared_steps": len(self.spans)}
+        self.report.measured = {
+            "windows": len(self.blend.prompts),
+            "passes": self.passes,
+            "shared_steps": len(self.spans),
+            "kv_bytes": self.store.most_bytes,
+        }
 
     def prepare_sampling(self, executor: Callable, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """PREPARE_SAMPLING wrapper: the host makes room for one window, and for the keys and values that wait beside it."""

@@ -1,1 +1,1 @@
-"""One file for each thing that `python dev.py bench NAME` measures: `main(arguments)` prints one JSON object as its last line."""
+"""One file for each thing that `python dev.py bench NAME` measures: `main(arguments)` prints one JSON object, on one line with --json."""

@@ -10,12 +10,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from wan_conductor.guidance import event_attention
+from wan_conductor.guidance import events as event_schedules
 from wan_conductor.guidance.event_attention import eroded, event_bias, motion_mask, rearranged_attention
 from wan_conductor.guidance.event_pictures import event_figure
 from wan_conductor.guidance.event_subjects import SubjectTokens
 from wan_conductor.guidance.event_trace import EventRecord, EventTrace, SubjectRecord
 from wan_conductor.guidance.events import END_PERCENT_I2V, EventSchedule
 from wan_conductor.guidance.objective import PhraseRef
+from wan_conductor.guidance.patch import AttentionCall, AttentionSite, ModelCall, PromptRows, VideoGrid
 from wan_conductor.guidance.pictures import AFTER
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.tests.unit import event_reference as reference
@@ -118,6 +120,29 @@ def test_neither_chunks_nor_collapsed_padding_change_the_result(monkeypatch):
     torch.testing.assert_close(rearranged_attention(*call, slice(7, None)), whole, rtol=1e-12, atol=1e-12)
     monkeypatch.setattr(event_attention, "CHUNK_ELEMENTS", 80)
     torch.testing.assert_close(rearranged_attention(*call), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_share_their_tables_and_a_call_without_negative_rows_gives_the_same_bits(monkeypatch):
+    q, k, v, plain = (x.flatten(2) for x in attention_inputs(batch=2))
+    given, made = plain.clone(), []
+    monkeypatch.setattr(event_schedules, "bias_tables", lambda *args: made.append(args) or event_attention.bias_tables(*args))
+    cat = {0: (1,), 1: (2, 3), 2: (5,)}  # the dog is not in this prompt
+    control = schedule(blocks="all")
+
+    def handler(rows):
+        grid, positive = VideoGrid(3, 3, 4), PromptRows(torch.tensor(rows), cat)
+        return control.handler(ModelCall(grid, (0, 1, 2), 3, 1.0, 0.0, 4, (positive,), slice(7, None), 16.0), None)
+
+    with_negative, alone = handler([True, False]), handler([True])
+    first, third = (with_negative(AttentionSite(block, "text"), AttentionCall(q, k, v, 2), lambda _: plain) for block in (1, 3))
+    assert len(made) == 1
+    without = alone(AttentionSite(1, "text"), AttentionCall(q[:1], k[:1], v[:1], 2), lambda _: plain[:1])
+    subjects = control.bind([cat.get(place, ()) for place in range(5)], 3, 16.0)
+    heads = (x[:1].unflatten(-1, (2, 4)) for x in (q, k, v))
+    expected = rearranged_attention(control, *heads, plain[:1], (3, 3, 4), subjects, slice(7, None))
+    assert all(torch.equal(controlled[:1], expected) for controlled in (first, third, without))
+    assert torch.equal(first[1], plain[1]) and not torch.equal(expected, plain[:1])
+    assert torch.equal(plain, given)  # others may hold what attention returned
 
 
 def test_a_word_that_equals_the_padding_keeps_its_own_column():

@@ -70,6 +70,8 @@ class TemporalBias:
 
     def handler(self, call: ModelCall, record: Any) -> Handler | None:
         """Biases the text attention of the main blocks: each positive prompt by its own words, on its own rows."""
+        if not call.prompts:
+            return None
         bias = self.bias(call.total_frames, call.fps)[:, list(call.frames)]
         prompts: list[tuple[slice | Tensor, list[int], Tensor]] = []
         for prompt in call.prompts:

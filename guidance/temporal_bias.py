@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from einops import einsum, rearrange
@@ -17,6 +17,7 @@ from .objective import PhraseRef
 from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
 from .temporal_mask import TemporalMask
 
+Mode = Literal["gradient", "bias", "both"]
 BIAS_STRENGTH, BIAS_END_PERCENT = 4.0, 0.3
 
 
@@ -101,6 +102,18 @@ class TemporalBias:
             return led
 
         return lead
+
+
+def guidance_of(
+    mode: Mode, mask: TemporalMask, bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT
+) -> tuple[TemporalMask | TemporalBias, ...]:
+    """What to attach to a model for `mask` in this mode; empty: nothing to do. Raises ValueError for knobs that this mode uses."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"{mask.name}: `mode` = {mode!r}: must be one of {', '.join(get_args(Mode))}")
+    chosen: list[TemporalMask | TemporalBias] = [] if mode == "bias" else [mask]
+    if mode != "gradient":
+        chosen.append(TemporalBias(mask, bias_strength, end_percent=bias_end))
+    return tuple(one for one in chosen if one.phrases)
 
 
 def frame_biased_attention(

@@ -103,7 +103,7 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TemporalMask:
-    """L = lambda_c L_corr + lambda_1 L_mag + lambda_2 L_ent, each averaged over phrases (section 3; defaults of section 4), + lambda_l L_leak.
+    """L = lambda_c L_corr + lambda_1 L_mag + lambda_2 L_ent + lambda_l L_leak, averaged over phrases (section 3; defaults of section 4).
 
     timeline: when each phrase is to be seen. A header's subject is a phrase that is always there (the paper's recipe for movement:
     the verb timed, its subject static). A line's strength weighs it among the others; the strongest line scales the step size.

@@ -10,6 +10,7 @@ from wan_conductor.guidance.patch import AttentionCall, AttentionSite, ModelCall
 from wan_conductor.guidance.temporal_bias import TemporalBias, frame_biased_attention
 from wan_conductor.guidance.temporal_mask import TemporalMask
 from wan_conductor.guidance.timeline import parse_timeline
+from wan_conductor.tests.unit.bias_reference import dense
 
 
 @pytest.fixture(autouse=True)
@@ -30,23 +31,6 @@ def attention_inputs(frames=3, frame_tokens=4, heads=2, width=4, words=7, pads=6
     k, v = torch.cat([text, text[:, :, -1:].expand(-1, -1, max(pads - 1, 0), -1, -1)], 2).unbind(0)
     p = torch.einsum("bnhd,bthd->bhnt", q.double(), k.double()).div(width**0.5).softmax(-1)
     return q, k, v, torch.einsum("bhnt,bthd->bnhd", p, v.double()).flatten(2).to(dtype)
-
-
-def dense(q, k, v, frame_tokens, bias_of_row):
-    """The formula token by token over every text row, in float64: bias_of_row(frame, text row) is B."""
-    q, k, v = q.double(), k.double(), v.double()
-    batch, tokens, heads, width = q.shape
-    out = torch.zeros(batch, tokens, heads * width, dtype=torch.float64)
-    for b in range(batch):
-        for n in range(tokens):
-            for head in range(heads):
-                powers = [
-                    math.exp(float(q[b, n, head] @ k[b, t, head]) / math.sqrt(width) + bias_of_row(n // frame_tokens, t))
-                    for t in range(k.shape[1])
-                ]
-                weighed = sum(power * v[b, t, head] for t, power in enumerate(powers)) / sum(powers)
-                out[b, n, head * width : (head + 1) * width] = weighed
-    return out
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -123,7 +107,10 @@ def call_of(*prompts, frames=(0, 1, 2, 3, 4), pad_rows=None, offset=0):
     return ModelCall(VideoGrid(len(frames), 1, 2, offset), frames, 5, 1.0, 0.0, 4, prompts, pad_rows, 16.0)
 
 
-def led(bias, call, q, k, v, plain, site=AttentionSite(0, "text")):
+TEXT = AttentionSite(0, "text")
+
+
+def led(bias, call, q, k, v, plain, site=TEXT):
     attention = AttentionCall(*(x.flatten(2) for x in (q, k, v)), heads=2)
     handler = bias.handler(call, None)
     return None if handler is None else handler(site, attention, lambda _: plain)
@@ -189,8 +176,12 @@ def test_it_is_a_patch_and_no_objective_so_that_no_gradient_is_asked_for():
 
 @pytest.mark.parametrize(
     "knob, message",
-    [({"strength": -1.0}, "`bias_strength` = -1.0"), ({"strength": math.nan}, "`bias_strength` = nan"), ({"end_percent": 1.5}, "`bias_end` = 1.5"),
-     ({"start_percent": 0.5, "end_percent": 0.1}, "`bias_end` = 0.1: must not lie before `bias_start` = 0.5")],
+    [
+        ({"strength": -1.0}, "`bias_strength` = -1.0"),
+        ({"strength": math.nan}, "`bias_strength` = nan"),
+        ({"end_percent": 1.5}, "`bias_end` = 1.5"),
+        ({"start_percent": 0.5, "end_percent": 0.1}, "`bias_end` = 0.1: must not lie before `bias_start` = 0.5"),
+    ],
 )
 def test_knobs_out_of_range_are_refused_by_name_and_value(knob, message):
     with pytest.raises(ValueError, match=f"Temporal Mask: {message}"):

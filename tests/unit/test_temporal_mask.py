@@ -321,7 +321,11 @@ def test_leakage_is_off_by_default():
 
 
 @pytest.mark.parametrize(
-    "knob", [{"lambda_magnitude": -1}, {"lambda_leakage": -1}, {"lambda_entropy": float("nan")}, {"tau_corr": 1.1}, {"mask": "hard"}, {"start_percent": 2.0}]
+    "knob",
+    [
+        {"lambda_magnitude": -1}, {"lambda_leakage": -1}, {"lambda_entropy": float("nan")}, {"tau_corr": 1.1}, {"mask": "hard"},
+        {"start_percent": 2.0},
+    ],
 )
 def test_knobs_out_of_range_are_refused_by_name_and_value(knob):
     (field, value), = knob.items()

@@ -46,12 +46,12 @@ class Playground:
 
     @torch.inference_mode()
     def sample(
-        self, positive: Any, batch: int, seed: int, guidance: Guidance | tuple[Guidance, ...] | None = None,
+        self, positive: Any, batch: int, seed: int, objective: Guidance | tuple[Guidance, ...] | None = None,
         budget: GuidanceBudget | None = None, latent: dict[str, Any] | None = None,
     ) -> tuple[Tensor, GuidanceReport]:
         """Canvas videos "b f c h w" of `batch` noises, plain or guided, and the report of the run; `latent` in place of an empty one."""
         model = self.model
-        for one in guidance if isinstance(guidance, tuple) else () if guidance is None else (guidance,):
+        for one in objective if isinstance(objective, tuple) else () if objective is None else (objective,):
             model = attach(model, one)
         settings = Settings(seed, self.steps, "euler", "simple", positive, self.negative, budget)
         stage = Stage(model, "playground", self.cfg, 0, self.steps, True, True)

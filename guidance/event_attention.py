@@ -1,6 +1,5 @@
 """TS-Attn's equations for one cross-attention call: motion mask, event-aware rearrangement, adaptive reinforcement; section 3."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +9,8 @@ from einops import einsum, rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from .attention_maps import CHUNK_ELEMENTS, phrase_attention
+from .attention_maps import phrase_attention
+from .biased_attention import TextColumns, biased_attention
 from .event_subjects import SubjectTokens, membership
 from .event_trace import EventTrace, TracedShares
 
@@ -122,44 +122,34 @@ def rearranged_attention(
     q "b n h d": the video tokens, "(f h w)" = `grid`; k, v "b t h d": the text rows; `plain` "b n (h d)": this attention's own output. All
     batch entries share one prompt (`subjects` from EventSchedule.bind). `pad_rows`: the tail of identical text rows (find_pad_rows),
     computed as one column, which is exact. Rows outside every mask keep their bits; if all are outside, `plain` itself is returned.
-    Besides a copy of `plain` only chunks of CHUNK_ELEMENTS are allocated. `trace`, `frames`: see EventTrace.add. `tables`: `bias_tables` of
-    these subjects, where several blocks share them.
+    Memory: see biased_attention. `trace`, `frames`: see EventTrace.add. `tables`: `bias_tables` of these subjects, where several blocks
+    share them.
     """
     columns = biased_columns(subjects)
     if not columns:
         return plain
-    text_rows = k.shape[1]
-    if columns[0] < 0 or columns[-1] >= text_rows:
-        raise ValueError(f"rearranged_attention: text rows {columns[0]}..{columns[-1]}: must lie in 0..{text_rows - 1}")
-    if pad_rows is not None and pad_rows.indices(text_rows)[1] != text_rows:
-        raise ValueError(f"rearranged_attention: pad_rows = {pad_rows}: must be the tail of the {text_rows} text rows")
+    text = TextColumns.of(k, v, columns, pad_rows)
     masks = motion_masks(schedule, q, k, grid, subjects, pad_rows)
-    inside = [mask.nonzero()[:, 0] for mask in masks.flatten(2).any(1)]
-    out = plain.clone() if any(map(len, inside)) else plain
-    # a word among the equal rows (its prompt weight may be 0) has a bias of its own: the collapsed tail starts behind it
-    first_pad = text_rows - 1 if pad_rows is None else min(max(pad_rows.indices(text_rows)[0], columns[-1] + 1), text_rows - 1)
-    precision = torch.promote_types(q.dtype, torch.float32)
-    k, v = (rearrange(x[:, : first_pad + 1].to(precision), "b t h d -> b h t d") for x in (k, v))
-    log_count = k.new_zeros(first_pad + 1)
-    log_count[-1] = math.log(text_rows - first_pad)
     tables = tables or bias_tables(schedule, subjects, q.device)
-    raised, lowered = tables.raised.to(k), tables.lowered.to(k)
+    raised, lowered = tables.raised.to(text.k), tables.lowered.to(text.k)
     r_min, r_max = (1.0, 1.0) if "reinforcement" in schedule.without else (schedule.r_min, schedule.r_max)
-    shares = TracedShares(subjects, masks, log_count) if trace is not None else None
-    step = max(1, CHUNK_ELEMENTS // (q.shape[2] * max(k.shape[2:])))
-    with torch.autocast(q.device.type, enabled=False):
-        for b, tokens in enumerate(inside):
-            for rows in tokens.split(step):
-                q_rows = rearrange(q[b, rows].to(precision), "r h d -> h r d")
-                logits = q_rows @ k[b].transpose(-1, -2) * q.shape[-1] ** -0.5
-                frame, in_mask = rows // (grid[1] * grid[2]), masks[b].flatten(1)[:, rows].to(precision)
-                up, down = (einsum(in_mask, table[:, frame], "s r, s r c -> r c") for table in (raised, lowered))
-                bias = event_bias(logits, log_count, tables.columns, up, down, r_min, r_max)
-                logits = logits + log_count
-                p = logits.index_add(-1, tables.columns, bias * schedule.strength).softmax(-1)
-                out[b].index_copy_(0, rows, rearrange(p @ v[b], "h r d -> r (h d)").to(out.dtype))
-                if shares is not None:
-                    shares.add(b, frame, in_mask, logits.detach().softmax(-1), p.detach())
+    shares = TracedShares(subjects, masks, text.log_count) if trace is not None else None
+
+    def place(b: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent frame "r" of video tokens, and which subjects' masks they lie in, "s r"."""
+        return rows // (grid[1] * grid[2]), masks[b].flatten(1)[:, rows].to(text.k)
+
+    def bias(b: int, rows: Tensor, logits: Tensor) -> Tensor:
+        frame, in_mask = place(b, rows)
+        up, down = (einsum(in_mask, table[:, frame], "s r, s r c -> r c") for table in (raised, lowered))
+        return event_bias(logits, text.log_count, text.biased, up, down, r_min, r_max) * schedule.strength
+
+    def observe(b: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
+        if shares is not None:
+            shares.add(b, *place(b, rows), before, after)
+
+    inside = [mask.nonzero()[:, 0] for mask in masks.flatten(2).any(1)]
+    out = biased_attention(q, text, plain, inside, bias, None if shares is None else observe)
     if trace is not None and shares is not None:
         trace.add(masks, shares.attention, shares.tokens, [subject.acts for subject in subjects], frames)
     return out

@@ -1,13 +1,16 @@
 """Temporal Mask: attention to a word rises and falls with its timeline. TempoControl (arXiv 2510.02226), section 3."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Literal
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
+from torch.nn import functional
 
 from .mask_sources import ALWAYS, TimedPhrase, Timing, Together, WrittenSpans
 from .objective import ObjectiveLoss, PhraseRef, check_occurrence
@@ -72,6 +75,20 @@ def entropy_loss(maps: Tensor, m: Tensor) -> Tensor:
     return _weighted_mean(entropy, m)
 
 
+def leakage_loss(maps: Tensor, m: Tensor, apart: Sequence[tuple[int, int]]) -> Tensor:
+    """L_leak = mean over the pairs (g, h) of `apart` of sum_j w_j cos(A_g,j, A_h,j) / sum_j w_j, w = max(m_g, m_h): "b g f h w" -> "b".
+
+    Not in the paper, which has two phrases at most: how much two phrases look at the same places of a latent frame, in frames where one of
+    them is to be seen. 1: the same places in the same shares; 0: apart. Without pairs 0.
+    """
+    if not apart:
+        return maps.new_zeros(maps.shape[0])
+    unit = functional.normalize(rearrange(maps, "b g f h w -> b g f (h w)"), dim=-1, eps=TINY)
+    one, other = (list(of_pairs) for of_pairs in zip(*apart, strict=True))
+    overlap = (unit[:, one] * unit[:, other]).sum(-1)
+    return _weighted_mean(overlap, torch.maximum(m[one], m[other])).mean(-1)
+
+
 def is_timed(m: Tensor) -> Tensor:
     """Which masks "g f" change over the frames that the correlation sees: bool "g"."""
     return _varies(m[..., 1:]) if m.shape[-1] > 1 else torch.zeros(m.shape[:-1], dtype=torch.bool, device=m.device)
@@ -87,13 +104,14 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TemporalMask:
-    """L = lambda_c L_corr + lambda_1 L_mag + lambda_2 L_ent, each averaged over phrases (section 3; defaults of section 4).
+    """L = lambda_c L_corr + lambda_1 L_mag + lambda_2 L_ent + lambda_l L_leak, averaged over phrases (section 3; defaults of section 4).
 
     timeline: when each phrase is to be seen. A header's subject is a phrase that is always there (the paper's recipe for movement:
     the verb timed, its subject static). A line's strength weighs it among the others; the strongest line scales the step size.
     lambda_correlation: 1 as in the paper; 0 for its ablation.
     lambda_magnitude: lambda_1. Higher: more of it while active, less of it while not. Raise it if the word shows all the time.
     lambda_entropy: lambda_2. Higher: one clear place while active. Raise it if the scene drifts.
+    lambda_leakage: lambda_l, beyond the paper. Higher: phrases keep to places of their own. Raise it if two things become one.
     tau_corr: a sample's step ends as soon as the correlation of its worst timed phrase reaches this.
     mask: soft uses covered shares of a latent frame, binary rounds them.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
@@ -107,13 +125,14 @@ class TemporalMask:
     mask: Literal["soft", "binary"] = "soft"
     occurrence: str | int = "all"
     lambda_correlation: float = 1.0
+    lambda_leakage: float = 0.0
     start_percent: float | None = None
     end_percent: float | None = None
     fps: float = 0.0
     timing: Timing = Timing()
 
     def __post_init__(self) -> None:
-        for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation"):
+        for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation", "lambda_leakage"):
             check_range(NAME, field, getattr(self, field), 0, 1000)
         check_range(NAME, "tau_corr", self.tau_corr, 0, 1)
         check_fps(NAME, self.fps)
@@ -144,6 +163,15 @@ class TemporalMask:
             if line.subject:
                 joined.setdefault(_key(line.subject), TimedPhrase(line.subject, ALWAYS))
         return tuple(joined.values())
+
+    @cached_property
+    def apart(self) -> tuple[tuple[int, int], ...]:
+        """Which of `phrases` leakage keeps apart, in pairs: not a subject and what it does, nor two things that one subject does."""
+        families = {_key(timed.phrase): {_key(timed.phrase)} for timed in self.timed}
+        for line in self.timeline.lines:
+            if line.subject and line.strength > 0:
+                families[_key(line.body)].add(_key(line.subject))
+        return tuple((g, h) for (g, one), (h, other) in combinations(enumerate(families.values()), 2) if not one & other)
 
     @property
     def phrases(self) -> tuple[PhraseRef, ...]:
@@ -189,12 +217,15 @@ class TemporalMask:
             "magnitude": (magnitude_loss(a, m) * weights).mean(-1),
             "entropy": (entropy_loss(maps, m) * weights).mean(-1),
         }
+        if self.lambda_leakage:
+            terms["leakage"] = leakage_loss(maps, m, self.apart)
         timed = is_timed(m)
         worst = torch.where(timed, r.detach(), torch.inf).amin(-1)
         return ObjectiveLoss(
             total=self.lambda_correlation * terms["correlation"]
             + self.lambda_magnitude * terms["magnitude"]
-            + self.lambda_entropy * terms["entropy"],
+            + self.lambda_entropy * terms["entropy"]
+            + (self.lambda_leakage * terms["leakage"] if self.lambda_leakage else 0.0),
             terms={term: value.detach() for term, value in terms.items()},
             satisfied=(worst >= self.tau_corr) & (timed.any() | (maps.shape[2] < 2)),
             traces={"correlation": r.detach(), "attention": normalised(a.detach()), "mask": m},

@@ -28,4 +28,4 @@ class GuidanceBudgetNode(io.ComfyNode):
     def execute(cls, model: Any, budget: dict[str, Any], model_low_noise: Any = None) -> io.NodeOutput:
         chosen = chosen_budget(budget)
         require_wan_pair(model, model_low_noise, NAME)
-        return io.NodeOutput(*guided_pair(model, model_low_noise, chosen, NAME))
+        return io.NodeOutput(*guided_pair(model, model_low_noise, NAME, chosen))

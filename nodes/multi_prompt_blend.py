@@ -159,7 +159,7 @@ class MultiPromptBlendNode(io.ComfyNode):
         positive = window_conditioning(encoded, blend)
         latent = empty_latent(model, blend, width, height)
         return io.NodeOutput(
-            *guided_pair(model, model_low_noise, blend, NAME), positive, latent, pixel_frames(blend.latent_frames),
+            *guided_pair(model, model_low_noise, NAME, blend), positive, latent, pixel_frames(blend.latent_frames),
             ui=shown(cls, describe(blend, rate) + reading),
         )
 

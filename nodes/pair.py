@@ -29,10 +29,11 @@ def require_wan_pair(model: Any, model_low_noise: Any, node_name: str) -> None:
         require_wan(model_low_noise, node_name, "model_low_noise")
 
 
-def guided_pair(model: Any, model_low_noise: Any, guidance: Any, node_name: str) -> tuple[Any, Any]:
-    """What both outputs carry: clones with `guidance` on them."""
-    low_noise = None if model_low_noise is None else attach(model_low_noise, guidance)
-    return attach(model, guidance), low_noise_or_blocker(low_noise, node_name)
+def guided_pair(model: Any, model_low_noise: Any, node_name: str, *guidance: Any) -> tuple[Any, Any]:
+    """What both outputs carry: clones with all of `guidance` on them."""
+    for one in guidance:
+        model, model_low_noise = attach(model, one), model_low_noise and attach(model_low_noise, one)
+    return model, low_noise_or_blocker(model_low_noise, node_name)
 
 
 def low_noise_or_blocker(model_low_noise: Any, node_name: str) -> Any:

@@ -80,7 +80,7 @@ class SpectralHomeostasisNode(io.ComfyNode):
         require_wan_pair(model, model_low_noise, NAME)
         patch = SpectralHomeostasis(tau, per_head, operator, positions, queries, dead_zone, gamma_limit, start_percent, end_percent)
         return io.NodeOutput(
-            *guided_pair(model, model_low_noise, patch, NAME), ui=shown(cls, strongest(patch) if tau else MEASURES_ONLY)
+            *guided_pair(model, model_low_noise, NAME, patch), ui=shown(cls, strongest(patch) if tau else MEASURES_ONLY)
         )
 
 

@@ -1,11 +1,12 @@
 """Temporal Mask: words of the prompt become visible when a timeline says so."""
 
 import logging
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
 from ..guidance.mask_sources import Timing
+from ..guidance.temporal_bias import BIAS_END_PERCENT, BIAS_STRENGTH, Mode, guidance_of
 from ..guidance.temporal_mask import NAME, TemporalMask
 from ..host.geometry import takes_start_image
 from .pair import pair_inputs, pair_outputs, require_wan_pair
@@ -69,6 +70,26 @@ class TemporalMaskNode(io.ComfyNode):
                 occurrence_input(),
                 fps_input(),
                 length_input(),
+                io.Combo.Input(
+                    "mode", options=list(get_args(Mode)), default="gradient", optional=True,
+                    tooltip="gradient edits the latent until attention follows the timeline. bias sets the attention itself: no gradient, "
+                    "hardly any cost, works at CFG 1 and with 4-step LoRAs, and less careful with shapes. both: the two together.",
+                ),
+                io.Float.Input(
+                    "bias_strength", default=BIAS_STRENGTH, min=0.0, max=50.0, step=0.5, round=0.001, optional=True, advanced=True,
+                    tooltip="How far mode bias raises a word's attention while active and lowers it while not. Higher: clearer; too high: "
+                    "things lose their shape. 0: no bias.",
+                ),
+                io.Float.Input(
+                    "bias_end", default=BIAS_END_PERCENT, min=0.0, max=1.0, step=0.05, round=0.001, optional=True, advanced=True,
+                    tooltip="Where in the schedule the bias ends. Higher: later; the timing holds better, and details suffer. At least one "
+                    "step is biased; 0: none.",
+                ),
+                io.Float.Input(
+                    "lambda_leakage", default=0.0, min=0.0, max=100.0, step=0.5, round=0.001, optional=True, advanced=True,
+                    tooltip="Weight of the leakage term. Higher: different phrases keep to different places; raise it if two things become "
+                    "one. A subject and its own lines may overlap.",
+                ),
                 TEMPORAL_MASK.Input(
                     "timing", optional=True,
                     tooltip="Phrases whose masks come from a sound, a curve, masks or numbers: Audio to Timing and the like. They act "
@@ -82,14 +103,16 @@ class TemporalMaskNode(io.ComfyNode):
     def execute(
         cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9,
         mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
-        length: int = 0, timing: Timing | None = None,
+        length: int = 0, mode: Mode = "gradient", bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT,
+        lambda_leakage: float = 0.0, timing: Timing | None = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
         objective = TemporalMask(
             timeline=parsed, lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
-            occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
+            lambda_leakage=lambda_leakage, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
+        guidance = guidance_of(mode, objective, bias_strength, bias_end)
 
         def tell(found: tuple[str, ...], rate: float) -> PictureAndText:
             latents = shown_latents(length, rate)
@@ -100,7 +123,7 @@ class TemporalMaskNode(io.ComfyNode):
                 text += f"\n{warning}"
             return mask_picture(cls, objective.timed, latents, rate, text + reading, mask == "binary")
 
-        return guided_by_timeline(cls, model, model_low_noise, objective, conditioning, tell)
+        return guided_by_timeline(cls, model, model_low_noise, objective, conditioning, tell, guidance)
 
 
 def hidden_at_first(objective: TemporalMask, latent_frames: int, fps: float) -> list[str]:

@@ -17,6 +17,7 @@ from ..host.stages import Settings, Stage, sample_stages
 from ..host.tokens import encode_with_tokens
 from . import codec, network, sockets, world
 
+Guidance = Objective | Patch | MultiPromptBlend
 CFG = 3.0  # above it shapes come out worse, below it objects are missing more often
 LATENT_SHAPE = (16, world.LATENT_FRAMES, world.CANVAS // 2, world.CANVAS // 2)
 
@@ -45,11 +46,13 @@ class Playground:
 
     @torch.inference_mode()
     def sample(
-        self, positive: Any, batch: int, seed: int, objective: Objective | Patch | MultiPromptBlend | None = None,
+        self, positive: Any, batch: int, seed: int, objective: Guidance | tuple[Guidance, ...] | None = None,
         budget: GuidanceBudget | None = None, latent: dict[str, Any] | None = None,
     ) -> tuple[Tensor, GuidanceReport]:
         """Canvas videos "b f c h w" of `batch` noises, plain or guided, and the report of the run; `latent` in place of an empty one."""
-        model = self.model if objective is None else attach(self.model, objective)
+        model = self.model
+        for one in objective if isinstance(objective, tuple) else () if objective is None else (objective,):
+            model = attach(model, one)
         settings = Settings(seed, self.steps, "euler", "simple", positive, self.negative, budget)
         stage = Stage(model, "playground", self.cfg, 0, self.steps, True, True)
         sampled, report = sample_stages([stage], latent or {"samples": torch.zeros(batch, *LATENT_SHAPE)}, settings)

@@ -1,17 +1,16 @@
 """Event Schedule inside real Wan models: the dense formulas on the right rows, blocks and frames, and stock bits everywhere else."""
 
-from dataclasses import dataclass, field
-
 import comfy.context_windows
 import comfy.samplers
 import pytest
 import tiny_wan
 import torch
 from guided_prompts import prompt, temporal_mask
+from observer import Seen, heads_apart, observed
 from wan_conductor.guidance.budget import GuidanceBudget
 from wan_conductor.guidance.events import EventSchedule
 from wan_conductor.guidance.objective import PhraseRef
-from wan_conductor.guidance.patch import AttentionSite, ModelCall
+from wan_conductor.guidance.patch import AttentionSite
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.attach import attach
 from wan_conductor.tests.unit import event_reference
@@ -24,58 +23,11 @@ TIMELINE = "cat:\n  0% - 50%  jumps\n  50% - end  sits\n"
 # 50 % of the 17 pixel frames of 5 latents is 8.5: latent 2 (frames 5 to 8) lies in the first half by 7/8
 JUMPS, SITS = [1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 1.0]
 CAT, JUMPS_ROW, SITS_ROW = (1,), (2,), (4,)
-CAT_ONLY = (PhraseRef("cat"),)
 SUBJECTS = [(CAT, [(JUMPS_ROW, JUMPS, 1.0), (SITS_ROW, SITS, 1.0)])]
 
 
 def schedule(text=TIMELINE, **knobs):
     return EventSchedule(parse_timeline(text), **knobs)
-
-
-@dataclass
-class Seen:
-    """One attention call."""
-
-    call: ModelCall
-    site: AttentionSite
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    result: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Observer:
-    """A patch that changes nothing and notes everything. Attached before another it sees that one's results, after it what that one got."""
-
-    phrases: tuple[PhraseRef, ...] = CAT_ONLY
-    seen: list = field(default_factory=list, compare=False, repr=False)
-    name: str = "Observer"
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-
-    def skip_reason(self, latent_frames, fps):
-        return None
-
-    def new_record(self):
-        return None
-
-    def handler(self, call, record):
-        def note(site, attention, proceed):
-            result = proceed(attention)
-            kept = (x.clone() for x in (attention.q, attention.k, attention.v, result))
-            self.seen.append(Seen(call, site, *kept))
-            return result
-
-        return note
-
-
-def observed(model, *patches, phrases=CAT_ONLY):
-    """(model, calls as they leave the patches, calls as they are without them)"""
-    outer, inner = Observer(phrases), Observer(phrases)
-    for patch in (outer, *patches, inner):
-        model = attach(model, patch)
-    return model, outer.seen, inner.seen
 
 
 def latent(channels=16, batch=1):
@@ -86,10 +38,6 @@ def sample(model, sampler="euler", cfg=3.0, positive=None, noise=None, negative=
     noise = latent() if noise is None else noise
     negative = negative or prompt("bad", seed=2)
     return tiny_wan.sample(model, positive or prompt(TEXT), negative, noise, steps=STEPS, cfg=cfg, sampler=sampler, **kwargs)
-
-
-def heads_apart(x, heads=2):
-    return x.reshape(*x.shape[:2], heads, -1)
 
 
 def dense(plain: Seen, rows, subjects=SUBJECTS, grid=(5, 4, 3), offset=0, **knobs):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from wan_conductor.guidance import event_attention
+from wan_conductor.guidance import biased_attention, event_attention
 from wan_conductor.guidance import events as event_schedules
 from wan_conductor.guidance.event_attention import eroded, event_bias, motion_mask, rearranged_attention
 from wan_conductor.guidance.event_pictures import event_figure
@@ -118,7 +118,7 @@ def test_neither_chunks_nor_collapsed_padding_change_the_result(monkeypatch):
     call = (schedule(), q, k, v, plain, (3, 3, 4), tokens_of(ONE_SUBJECT))
     whole = rearranged_attention(*call)
     torch.testing.assert_close(rearranged_attention(*call, slice(7, None)), whole, rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr(event_attention, "CHUNK_ELEMENTS", 80)
+    monkeypatch.setattr(biased_attention, "CHUNK_ELEMENTS", 80)
     torch.testing.assert_close(rearranged_attention(*call), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -188,7 +188,7 @@ def test_two_videos_of_a_batch_do_not_see_each_other():
 def test_nothing_of_the_size_of_all_heads_tokens_and_text_rows_is_allocated(monkeypatch):
     grid, heads, rows = (4, 16, 16), 8, 512
     q, k, v, plain = attention_inputs(grid, heads, 4, 12, rows - 12)
-    monkeypatch.setattr(event_attention, "CHUNK_ELEMENTS", 2**14)
+    monkeypatch.setattr(biased_attention, "CHUNK_ELEMENTS", 2**14)
     largest = 0
 
     class Sizes(TorchDispatchMode):

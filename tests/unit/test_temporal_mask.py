@@ -10,6 +10,7 @@ from wan_conductor.guidance.temporal_mask import (
     correlation,
     correlation_loss,
     entropy_loss,
+    leakage_loss,
     magnitude_loss,
     temporal_attention,
 )
@@ -151,8 +152,8 @@ def test_entropy_is_log_1560_when_spread_and_lowest_at_one_place():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_zero_attention_gives_finite_losses_and_gradients(dtype):
-    maps = torch.zeros(1, 1, FRAMES, 2, 2, dtype=dtype, requires_grad=True)
-    loss = TemporalMask(parse_timeline("1s - 2s cat")).loss(maps, 16.0)
+    maps = torch.zeros(1, 2, FRAMES, 2, 2, dtype=dtype, requires_grad=True)
+    loss = TemporalMask(parse_timeline("1s - 2s cat\nalways dog"), lambda_leakage=1.0).loss(maps, 16.0)
     loss.total.sum().backward()
     assert loss.total.isfinite().all()
     assert maps.grad.isfinite().all()
@@ -262,8 +263,69 @@ def test_the_report_sees_correlation_attention_and_mask():
     torch.testing.assert_close(traces["mask"], objective.masks(FRAMES, 16.0).double())
 
 
+def overlap(one, other, weights):
+    """Weighted mean of the cosines of two phrases' frames, each a flat list of numbers."""
+    total = 0.0
+    for a, b, weight in zip(one, other, weights, strict=True):
+        lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+        total += weight * sum(x * y for x, y in zip(a, b, strict=True)) / lengths
+    return total / sum(weights)
+
+
+def test_leakage_is_the_cosine_of_every_pair_in_frames_where_one_of_the_two_is_to_be_seen():
+    maps, masks = random_maps(phrases=3), torch.rand(3, FRAMES, dtype=torch.float64)
+    masks[:, 4] = 0
+    got = leakage_loss(maps, masks, ((0, 2), (1, 2)))
+    for b in range(2):
+        frames = [maps[b, g].flatten(1).tolist() for g in range(3)]
+        weights = [[max(x, y) for x, y in zip(masks[g].tolist(), masks[2].tolist())] for g in (0, 1)]
+        expected = (overlap(frames[0], frames[2], weights[0]) + overlap(frames[1], frames[2], weights[1])) / 2
+        assert got[b].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_leakage_is_0_for_phrases_that_look_elsewhere_and_1_for_the_same_place_whatever_their_sizes():
+    places = torch.zeros(1, 3, FRAMES, 2, 2)
+    places[:, 0, :, 0, 0], places[:, 1, :, 0, 0], places[:, 2, :, 1, 1] = 0.3, 0.001, 0.3
+    always = torch.ones(3, FRAMES)
+    assert leakage_loss(places, always, ((0, 1),)).item() == pytest.approx(1)
+    assert leakage_loss(places, always, ((0, 2),)).item() == 0
+    assert leakage_loss(places, always, ()).item() == 0
+
+
+def test_less_leakage_moves_two_phrases_apart():
+    objective = TemporalMask(
+        parse_timeline("1s - 2s cat\nalways dog"), lambda_correlation=0, lambda_magnitude=0, lambda_entropy=0, lambda_leakage=2.0
+    )
+    maps = random_maps(1, 2).requires_grad_()
+    loss = objective.loss(maps, 16.0)
+    assert loss.total.item() == pytest.approx(2 * loss.terms["leakage"].item())
+    loss.total.sum().backward()
+    moved = objective.loss(maps.detach() - 1e-4 * maps.grad / maps.grad.abs().max(), 16.0)
+    assert moved.terms["leakage"] < loss.terms["leakage"]
+
+
+def test_a_subject_may_lie_where_its_own_events_lie_and_nothing_else_may():
+    text = "always rain\ncat:\n  0s - 1s jumps\n  1s - 2s sits\ndog:\n  1s - 2s barks"
+    objective = TemporalMask(parse_timeline(text))
+    names = [ref.phrase for ref in objective.phrases]
+    pairs = {frozenset((names[g], names[h])) for g, h in objective.apart}
+    own = {frozenset(pair) for pair in (("cat", "jumps"), ("cat", "sits"), ("jumps", "sits"), ("dog", "barks"))}
+    every = {frozenset((one, other)) for one in names for other in names if one != other}
+    assert pairs == every - own
+
+
+def test_leakage_is_off_by_default():
+    objective = TemporalMask(parse_timeline("1s - 2s cat\nalways dog"))
+    assert objective.lambda_leakage == 0
+    assert "leakage" not in objective.loss(random_maps(phrases=2), 16.0).terms
+
+
 @pytest.mark.parametrize(
-    "knob", [{"lambda_magnitude": -1}, {"lambda_entropy": float("nan")}, {"tau_corr": 1.1}, {"mask": "hard"}, {"start_percent": 2.0}]
+    "knob",
+    [
+        {"lambda_magnitude": -1}, {"lambda_leakage": -1}, {"lambda_entropy": float("nan")}, {"tau_corr": 1.1}, {"mask": "hard"},
+        {"start_percent": 2.0},
+    ],
 )
 def test_knobs_out_of_range_are_refused_by_name_and_value(knob):
     (field, value), = knob.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,6 +21,15 @@ class RestOfPrompt(PhraseRef):
 
     phrase: str = "(rest of the prompt)"
     without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PhraseAt(PhraseRef):
+    """A phrase as one share of one block's heads sees it: share `head_group` of `head_groups`, in the order of the heads."""
+
+    block: int = 0
+    head_group: int = 0
+    head_groups: int = 1
 
 
 def check_occurrence(name: str, occurrence: str | int) -> None:
@@ -71,6 +80,15 @@ class Objective(Protocol):
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
         """Loss of attention `maps` "b g f h w", g in the order of `phrases`, fp32 or lower, mean over heads and blocks."""
+        ...
+
+
+@runtime_checkable
+class StepwiseObjective(Objective, Protocol):
+    """An objective whose loss depends on the step, or on what it saw in earlier ones."""
+
+    def at_step(self, sigma: float, memory: dict[str, Any]) -> Objective:
+        """Itself in the guided step that starts at `sigma`. `memory` is empty when the run starts and lasts as long."""
         ...
 
 

@@ -4,13 +4,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.classifier import Classifier
 from ..guidance.composition import NAME, Composition
 from ..guidance.latent_time import frames_per_second
 from ..guidance.relations import RELATIONS
 from ..host.attach import attach
 from ..host.geometry import require_wan
 from ..host.latent_edit import rows_of_entries
+from ..host.map_features import model_identity
 from ..host.tokens import check_conditioning
+from .classifier_socket import CLASSIFIER
 from .pair import low_noise_or_blocker, pair_inputs, pair_outputs
 from .shown import shown
 from .timeline_input import fps_input, occurrence_input, read_occurrence, read_timeline
@@ -28,7 +31,7 @@ class CompositionGuideNode(io.ComfyNode):
             display_name=NAME,
             category="Wan Conductor",
             description="Makes relations between things of the prompt hold (CVG): it measures where the model's attention to them lies and "
-            "edits the latent in the first steps until they stand and move as written. No training needed.",
+            "edits the latent in the first steps until they stand and move as written. No training needed; a classifier teaches it more.",
             search_aliases=["cvg", "composition", "relation", "spatial", "left of", "above", "between", "layout", "position", "direction"],
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -60,6 +63,11 @@ class CompositionGuideNode(io.ComfyNode):
                 ),
                 occurrence_input(),
                 fps_input(),
+                CLASSIFIER.Input(
+                    "classifier", optional=True,
+                    tooltip="Relations taught with examples, from Load Composition Classifier. What it knows is judged by it in place of "
+                    "geometry, and its own labels can be written between the bars.",
+                ),
             ],
             outputs=pair_outputs(),
         )
@@ -68,13 +76,18 @@ class CompositionGuideNode(io.ComfyNode):
     def execute(
         cls, model: Any, conditioning: Any, timeline: str, margin: float = 0.15, lambda_presence: float = 0.1, tau: float = 0.9,
         occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
+        classifier: Classifier | None = None,
     ) -> io.NodeOutput:
         require_wan(model, NAME)
         if model_low_noise is not None:
             require_wan(model_low_noise, NAME, "model_low_noise")
+        for given, input_name in ((model, "model"), (model_low_noise, "model_low_noise")):
+            if classifier is not None and given is not None:
+                classifier.check_model(model_identity(given), NAME, input_name)
         parsed, reading = read_timeline(timeline, NAME, lists=False)
         objective = Composition(
-            timeline=parsed, margin=margin, tau=tau, lambda_presence=lambda_presence, occurrence=read_occurrence(occurrence), fps=fps
+            timeline=parsed, margin=margin, tau=tau, lambda_presence=lambda_presence, occurrence=read_occurrence(occurrence), fps=fps,
+            classifier=classifier,
         )
         if not objective.phrases:
             text = "The timeline is empty or every strength is 0: the model passes through unchanged."
@@ -93,5 +106,6 @@ def describe(objective: Composition, found: tuple[str, ...], fps: float) -> str:
     for one in objective.constraints:
         first, *others = one.entities
         strength = f" x{one.strength:g}" if one.strength != 1 else ""
-        relations.append(f"{' '.join([first, one.relation.name, ' and '.join(others)]).strip()}  |  {one.span}{strength}")
+        judge = "  by the classifier" if objective.classified(one) else ""
+        relations.append(f"{' '.join([first, one.relation.name, ' and '.join(others)]).strip()}  |  {one.span}{strength}{judge}")
     return "\n".join([*found, *relations, f"seconds at {fps:g} fps"])

@@ -1,5 +1,6 @@
 """What a classifier learns from: attention maps of finished videos, put back to a few noise levels, under two prompts each."""
 
+import functools
 import hashlib
 import json
 import os
@@ -16,15 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..guidance.budget import GuidanceBudget
-from ..guidance.classifier import FeaturePlan, ModelIdentity
-from ..guidance.classifier_training import NAME, FeatureSet
+from ..guidance.classifier import Classifier, FeaturePlan, ModelIdentity, head_groups_of, middle_blocks
+from ..guidance.classifier_training import NAME, FeatureSet, TrainingPlan, train_classifier
 from ..guidance.labels import Label
 from ..guidance.objective import PhraseRef
 from .attach import without_guidance
 from .capture import attention_capture
 from .latent_edit import rows_of_entries
+from .tokens import encode_with_tokens
 
 KEY = "wan_conductor_features"
+GRID = (7, 8, 8)  # at most: frames, rows and columns of what the network sees
 MAPS_BUDGET = GuidanceBudget(depth=0.01, memory_mode="fast")
 
 
@@ -56,6 +59,18 @@ def sigmas_at(model: Any, percents: Sequence[float]) -> tuple[float, ...]:
         raise ValueError(f"{NAME}: `percents` = {list(percents)}: must be numbers between 0 and 1, such as 0.1, 0.2, 0.3")
     model_sampling = model.get_model_object("model_sampling")
     return tuple(float(model_sampling.percent_to_sigma(percent)) for percent in sorted(set(percents)))
+
+
+def planned(model: Any, latent_shape: Sequence[int], percents: Sequence[float], blocks: Sequence[int] = ()) -> FeaturePlan:
+    """Which maps of this MODEL are read of latents "b c f h w"; blocks: none for some from its middle. Raises ValueError for blocks that it
+    lacks."""
+    identity = model_identity(model)
+    if wrong := [block for block in blocks if not 0 <= block < identity.blocks]:
+        raise ValueError(f"{NAME}: `blocks` = {list(blocks)}: {wrong[0]} is none of this model's, which are 0 to {identity.blocks - 1}")
+    chosen = tuple(sorted(set(blocks))) or middle_blocks(identity.blocks)
+    tokens = (-(-size // patch) for size, patch in zip(latent_shape[2:], model.model.diffusion_model.patch_size, strict=True))
+    frames, height, width = (min(most, own) for most, own in zip(GRID, tokens))
+    return FeaturePlan(chosen, head_groups_of(identity.heads), (frames, height, width), sigmas_at(model, percents))
 
 
 class MapSampler(comfy.samplers.Sampler):
@@ -148,10 +163,31 @@ def collect_features(
     )
 
 
+def trained(
+    model: Any, clip: Any, examples: Sequence[Example], labels: tuple[Label, ...], plan: FeaturePlan, options: TrainingPlan, work: Path,
+    inversion_steps: int = 0, on_example: Callable[[int], None] = lambda done: None, on_step: Callable[[int], None] = lambda step: None,
+    device: torch.device | None = None,
+) -> Classifier:
+    """A classifier of the examples. What is done is kept in the folder `work`, from which the same call goes on; remove it at the end."""
+    encode = functools.lru_cache(maxsize=256)(lambda text: encode_with_tokens(clip, text))
+    features = collect_features(model, encode, examples, labels, plan, work / "features", options.seed, inversion_steps, on_example)
+    told = fingerprint(model, examples, plan, options.seed, inversion_steps)
+    card = {"inversion_steps": inversion_steps, "seed": options.seed}
+    return train_classifier(
+        features, plan, labels, model_identity(model), options, work / "training.pt", told, on_step, device, card
+    )
+
+
 def made_how(model: Any, example: Example, plan: FeaturePlan, seed: int, inversion_steps: int) -> str:
     return json.dumps(
         [example.name, example.entities, example.prompts, asdict(plan), asdict(model_identity(model)), weights_mark(model), seed, inversion_steps]
     )
+
+
+def fingerprint(model: Any, examples: Sequence[Example], plan: FeaturePlan, seed: int, inversion_steps: int) -> str:
+    """Of everything that features depend on."""
+    told = [made_how(model, example, plan, seed, inversion_steps) for example in examples]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def weights_mark(model: Any) -> str:

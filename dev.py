@@ -44,7 +44,8 @@ def benchmarks() -> list[str]:
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """The door's own arguments, and the rest for what stands behind it."""
     words = sys.argv[1:]
-    own_words = {"test": 2 if words[1:2] and words[1] in LANES else 1, "playground": 2, "composition": 2, "bench": 2}.get(words[0] if words else "", None)
+    words_of = {"test": 2 if words[1:2] and words[1] in LANES else 1, "playground": 2, "composition": 2, "bench": 2}
+    own_words = words_of.get(words[0] if words else "")
     if own_words is not None and words[1:2] not in (["-h"], ["--help"]):
         return parser().parse_args(words[:own_words]), words[own_words:]
     options, rest = parser().parse_known_args(words)

@@ -15,6 +15,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .classifier_vision import Backbone, VisionHead
 from .labels import Label
 from .objective import PhraseAt, PhraseRef
 
@@ -128,13 +129,18 @@ class Head(nn.Module):
 
 
 class CompositionNetwork(nn.Module):
-    """C(phi(z_t, p)) of the paper: aggregation and head."""
+    """C(phi(z_t, p)) of the paper: aggregation and head, the head through a frozen vision model or straight."""
 
-    def __init__(self, plan: FeaturePlan, size: Size, labels: Sequence[Label]):
+    def __init__(self, plan: FeaturePlan, size: Size, labels: Sequence[Label], backbone: Backbone | None = None):
         super().__init__()
         self.plan, self.roles = plan, max(label.entities for label in labels)
         self.aggregation = Aggregation(plan, size)
-        self.head = Head(plan, size, self.roles, len(labels))
+        if backbone is None:
+            self.head: nn.Module = Head(plan, size, self.roles, len(labels))
+        else:
+            steps, frames = len(plan.sigmas), plan.grid[0]
+            given = (steps, frames, size.volumes, size.width, size.hidden, size.dropout, self.roles, len(labels))
+            self.head = VisionHead(*given, backbone)
         # what decides between labels about one thing, about two, about three: "3 y"
         rivals = torch.tensor([[label.entities == count for label in labels] for count in (1, 2, 3)])
         self.register_buffer("rivals", rivals, persistent=False)

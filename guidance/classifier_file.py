@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .classifier import SIZES, Classifier, CompositionNetwork, FeaturePlan, ModelIdentity
+from .classifier_vision import Backbone, VisionHead
 from .labels import Label
 
 KEY = "wan_conductor_composition"
@@ -33,6 +34,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
         "labels": [asdict(label) for label in classifier.labels],
         "roles": ["a", "b", "c"][: classifier.network.roles],
         "model": asdict(classifier.model),
+        "backbone": backbone_of(classifier),
         "card": classifier.card,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +44,15 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
     os.replace(part, path)
 
 
-def load_classifier(path: Path) -> Classifier:
-    """The classifier of a file, frozen, outside inference mode: its weights must be normal tensors for autograd. Raises ClassifierFileError."""
+def backbone_of(classifier: Classifier) -> str:
+    """The name of the vision model that it was trained with; empty: none."""
+    head = classifier.network.head
+    return head.backbone.name if isinstance(head, VisionHead) else ""
+
+
+def load_classifier(path: Path, backbone: Backbone | None = None) -> Classifier:
+    """The classifier of a file, frozen, outside inference mode: its weights must be normal tensors for autograd. `backbone`: the vision
+    model, for a file that was trained with one. Raises ClassifierFileError."""
     if path.stat().st_size > LARGEST_FILE:
         raise ClassifierFileError(f"{path.name} is larger than {LARGEST_FILE // 2**20} MB: no classifier is")
     with torch.inference_mode(False):
@@ -56,25 +65,28 @@ def load_classifier(path: Path) -> Classifier:
         if KEY not in metadata:
             raise ClassifierFileError(f"{path.name} is no composition classifier: its metadata has no `{KEY}`")
         try:
-            return built(json.loads(metadata[KEY]), weights)
+            return built(json.loads(metadata[KEY]), weights, backbone)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ClassifierFileError(f"{path.name}: its metadata is damaged ({type(error).__name__}: {error})") from error
         except ValueError as error:
             raise ClassifierFileError(f"{path.name}: {error}") from error
 
 
-def built(told: dict[str, Any], weights: dict[str, torch.Tensor]) -> Classifier:
+def built(told: dict[str, Any], weights: dict[str, torch.Tensor], backbone: Backbone | None) -> Classifier:
     if told["schema"] != SCHEMA:
         raise ValueError(f"schema {told['schema']}, and this version of Wan Conductor reads schema {SCHEMA}: train it anew, or update")
     if told["size"] not in SIZES:
         raise ValueError(f"size {told['size']!r} is none of {', '.join(SIZES)}")
     plan = FeaturePlan(
-        tuple(map(int, told["plan"]["blocks"])), int(told["plan"]["head_groups"]), tuple(map(int, told["plan"]["grid"])),
+        tuple(map(int, told["plan"]["blocks"])),
+        int(told["plan"]["head_groups"]),
+        tuple(map(int, told["plan"]["grid"])),
         tuple(map(float, told["plan"]["sigmas"])),
     )
     labels = tuple(Label(**{name: label[name] for name in ("name", "entities", "mirrored", "reversed")}) for label in told["labels"])
     check_plan(plan, labels)
-    network = CompositionNetwork(plan, SIZES[told["size"]], labels)
+    check_backbone(told["backbone"], backbone)
+    network = CompositionNetwork(plan, SIZES[told["size"]], labels, backbone)
     expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:
@@ -84,6 +96,15 @@ def built(told: dict[str, Any], weights: dict[str, torch.Tensor]) -> Classifier:
         raise ValueError(f"weight `{broken[0]}` is not finite")
     network.load_state_dict(weights)
     return frozen(network, told["size"], plan, labels, ModelIdentity(**told["model"]), told["card"])
+
+
+def check_backbone(wanted: str, given: Backbone | None) -> None:
+    if wanted and given is None:
+        raise ValueError(f"it was trained with a vision model ({wanted}): connect that one to `clip_vision` (Load CLIP Vision)")
+    if given is not None and given.name != wanted:
+        raise ValueError(
+            f"it was trained with {wanted or 'no vision model'}, and `clip_vision` is {given.name}: connect what it was trained with"
+        )
 
 
 def check_plan(plan: FeaturePlan, labels: tuple[Label, ...]) -> None:

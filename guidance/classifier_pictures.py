@@ -29,8 +29,12 @@ def classifier_figure(classifier: Classifier, width: int = 900) -> np.ndarray:
     loss_panel(axes(room, 60, max(width - room - 20, 160), side), classifier.card["training"]["measured"])
     top = 60 + side + 120
     bars(
-        axes(60, top, 190, 180), "accuracy", ["as told", "told wrongly"], [accuracy["right_prompt"], accuracy["wrong_prompt"]],
-        [RIGHT, WRONG], accuracy["chance"],
+        axes(60, top, 190, 180),
+        "accuracy",
+        ["as told", "told wrongly"],
+        [accuracy["right_prompt"], accuracy["wrong_prompt"]],
+        [RIGHT, WRONG],
+        accuracy["chance"],
     )
     steps = [f"{sigma:.3f}" for sigma in classifier.plan.sigmas]
     bars(axes(310, top, 240, 180), "one step alone (sigma)", steps, accuracy["by_sigma"], [ALONE] * len(steps), accuracy["chance"])

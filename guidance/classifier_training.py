@@ -19,6 +19,7 @@ from torch.nn import functional
 from .budget import check_range
 from .classifier import SIZES, Classifier, CompositionNetwork, FeaturePlan, ModelIdentity
 from .classifier_file import frozen
+from .classifier_vision import Backbone
 from .labels import Label
 
 NAME = "Train Composition Classifier"
@@ -71,7 +72,11 @@ class TrainingPlan:
         if self.size not in SIZES:
             raise ValueError(f"{NAME}: `size` = {self.size!r}: must be one of {', '.join(SIZES)}")
         for name, low, high in (
-            ("steps", 1, 1_000_000), ("batch", 1, 4096), ("rate", 1e-7, 1), ("patience", 0, 10_000), ("measure_every", 1, 100_000)
+            ("steps", 1, 1_000_000),
+            ("batch", 1, 4096),
+            ("rate", 1e-7, 1),
+            ("patience", 0, 10_000),
+            ("measure_every", 1, 100_000),
         ):
             check_range(NAME, name, getattr(self, name), low, high)
 
@@ -95,10 +100,12 @@ def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 class Training:
     """Network, optimiser and the best network so far; saved and resumed as one, bit for bit."""
 
-    def __init__(self, plan: FeaturePlan, labels: tuple[Label, ...], options: TrainingPlan, device: torch.device):
+    def __init__(
+        self, plan: FeaturePlan, labels: tuple[Label, ...], options: TrainingPlan, device: torch.device, backbone: Backbone | None = None
+    ):
         self.options, self.device = options, device
         with own_randomness(options.seed, device):
-            self.network = CompositionNetwork(plan, SIZES[options.size], labels).to(device)
+            self.network = CompositionNetwork(plan, SIZES[options.size], labels, backbone).to(device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=options.rate, weight_decay=0.05)
         self.step, self.stale, self.best_loss = 0, 0, float("inf")
         self.best = {name: weight.clone() for name, weight in self.network.state_dict().items()}
@@ -174,16 +181,22 @@ def dual_loss(network: CompositionNetwork, batch: FeatureSet, slots: list[int], 
     labels, things = batch.labels.to(device), batch.things.to(device)
     heard = None if heard is None else heard.to(device)
     told = (RIGHT, WRONG) if dual else (RIGHT,)
-    losses = [
-        functional.nll_loss(network(batch.features[:, prompt].float().to(device), things, slots, heard), labels) for prompt in told
-    ]
+    losses = [functional.nll_loss(network(batch.features[:, prompt].float().to(device), things, slots, heard), labels) for prompt in told]
     return torch.stack(losses).sum()
 
 
 def train_classifier(
-    features: FeatureSet, plan: FeaturePlan, labels: tuple[Label, ...], model: ModelIdentity, options: TrainingPlan,
-    checkpoint: Path | None = None, fingerprint: str = "", on_step: Callable[[int], None] = lambda step: None,
-    device: torch.device | None = None, card: dict[str, Any] | None = None,
+    features: FeatureSet,
+    plan: FeaturePlan,
+    labels: tuple[Label, ...],
+    model: ModelIdentity,
+    options: TrainingPlan,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+    on_step: Callable[[int], None] = lambda step: None,
+    device: torch.device | None = None,
+    card: dict[str, Any] | None = None,
+    backbone: Backbone | None = None,
 ) -> Classifier:
     """Train, keep the network with the lowest loss on held-back videos, and measure it; works inside inference mode.
 
@@ -192,8 +205,8 @@ def train_classifier(
     with torch.inference_mode(False), torch.enable_grad():
         features = FeatureSet(*(tensor.clone() for tensor in vars(features).values()))  # tensors of inference mode cannot be trained on
         held_back = features.held_back()
-        training = Training(plan, labels, options, device or torch.device("cpu"))
-        told = json.dumps([fingerprint, vars(options) | {"steps": 0, "patience": 0}])
+        training = Training(plan, labels, options, device or torch.device("cpu"), backbone)
+        told = json.dumps([fingerprint, backbone.name if backbone else "", vars(options) | {"steps": 0, "patience": 0}])
         if checkpoint is not None:
             training.resume(checkpoint, told)
         kept, trained = features.part(held_back), features.part(~held_back)

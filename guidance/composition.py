@@ -98,9 +98,9 @@ class Composition:
         check_range(NAME, "tau", self.tau, 0, 1)
         check_range(NAME, "lambda_presence", self.lambda_presence, 0, 1000)
         check_range(NAME, "fps", self.fps, 0, 1000)
-        for field in ("start_percent", "end_percent"):
-            if getattr(self, field) is not None:
-                check_range(NAME, field, getattr(self, field), 0, 1)
+        for name in ("start_percent", "end_percent"):
+            if getattr(self, name) is not None:
+                check_range(NAME, name, getattr(self, name), 0, 1)
         check_occurrence(NAME, self.occurrence)
         try:
             constraints_of(self.timeline, self.taught)
@@ -204,7 +204,8 @@ class Composition:
         scores = []
         for index, (one, span) in enumerate(zip(self.constraints, spans, strict=True)):
             who = self.who(one)
-            scores.append(self.log_answer(maps, index, who, span) if self.classified(one) else log_score(scene, one, who, span, self.margin))
+            by_geometry = not self.classified(one)
+            scores.append(log_score(scene, one, who, span, self.margin) if by_geometry else self.log_answer(maps, index, who, span))
         return scores
 
     def log_answer(self, maps: Tensor, index: int, who: tuple[int, ...], span: Tensor) -> Tensor:

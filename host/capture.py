@@ -192,7 +192,7 @@ def heads_of(heads: int, group: int, groups: int) -> slice:
 
 
 class Places:
-    """Which maps one capture measures, by their place in its result: those of all blocks together, and those of one block and share of heads."""
+    """Which maps one capture measures, by place in its result: those of all blocks together, and those of one block and share of heads."""
 
     def __init__(self, groups: Sequence[Sequence[int]], refs: Sequence[PhraseRef]) -> None:
         self.groups = groups

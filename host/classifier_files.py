@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
 from ..guidance.classifier import Classifier
 from ..guidance.classifier_file import ClassifierFileError, load_classifier
+from .vision import FrozenVision
 
 FOLDER = "composition"
 OWN = Path(__file__).resolve().parents[1] / "playground" / "classifiers"
@@ -25,14 +27,14 @@ def classifier_names() -> list[str]:
     return folder_paths.get_filename_list(FOLDER)
 
 
-def load_named(name: str, node: str) -> Classifier:
+def load_named(name: str, node: str, clip_vision: Any = None) -> Classifier:
     """The classifier of that name. Raises ValueError, naming `node`, for a name that is not listed: none can point out of the folders."""
     if name not in classifier_names():
         listed = ", ".join(classifier_names()) or "none"
         raise ValueError(f"{node}: input `name` = {name!r}: there is no such file in models/{FOLDER} (there are: {listed})")
     path = folder_paths.get_full_path_or_raise(FOLDER, name)
     try:
-        return load_classifier(Path(path))
+        return load_classifier(Path(path), None if clip_vision is None else FrozenVision(clip_vision, node))
     except ClassifierFileError as error:
         raise ClassifierFileError(f"{node}: input `name`: {error}") from error
 

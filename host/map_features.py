@@ -19,6 +19,7 @@ from torch import Tensor
 from ..guidance.budget import GuidanceBudget
 from ..guidance.classifier import Classifier, FeaturePlan, ModelIdentity, head_groups_of, middle_blocks
 from ..guidance.classifier_training import NAME, FeatureSet, TrainingPlan, train_classifier
+from ..guidance.classifier_vision import Backbone
 from ..guidance.labels import Label
 from ..guidance.objective import PhraseRef
 from .attach import without_guidance
@@ -81,8 +82,15 @@ class MapSampler(comfy.samplers.Sampler):
         self.features: Tensor | None = None
 
     def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor, latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None, disable_pbar: bool = False,
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
     ) -> Tensor:
         inner_model, options = model_wrap.inner_model, extra_args.get("model_options", {})
         levels = torch.tensor(self.plan.sigmas, device=noise.device)
@@ -119,7 +127,9 @@ def inverted(inner_model: Any, entry: dict[str, Any], options: dict[str, Any], z
     return torch.cat([found[level] for level in levels.tolist()])
 
 
-def features_of(model: Any, encode: Callable[[str], Any], example: Example, plan: FeaturePlan, seed: int, inversion_steps: int = 0) -> Tensor:
+def features_of(
+    model: Any, encode: Callable[[str], Any], example: Example, plan: FeaturePlan, seed: int, inversion_steps: int = 0
+) -> Tensor:
     """Features "p s r l k f h w" of one example, fp16; `encode` gives the CONDITIONING of a prompt with its tokens."""
     latent = example.latent()
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {example.name}".encode()).digest()[:7], "big"))
@@ -134,8 +144,15 @@ def features_of(model: Any, encode: Callable[[str], Any], example: Example, plan
 
 
 def collect_features(
-    model: Any, encode: Callable[[str], Any], examples: Sequence[Example], labels: Sequence[Label], plan: FeaturePlan, folder: Path,
-    seed: int = 0, inversion_steps: int = 0, on_example: Callable[[int], None] = lambda done: None,
+    model: Any,
+    encode: Callable[[str], Any],
+    examples: Sequence[Example],
+    labels: Sequence[Label],
+    plan: FeaturePlan,
+    folder: Path,
+    seed: int = 0,
+    inversion_steps: int = 0,
+    on_example: Callable[[int], None] = lambda done: None,
 ) -> FeatureSet:
     """Features of all examples, a file for each in `folder`: what is there already, made in the same way, is not measured again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,9 +181,18 @@ def collect_features(
 
 
 def trained(
-    model: Any, clip: Any, examples: Sequence[Example], labels: tuple[Label, ...], plan: FeaturePlan, options: TrainingPlan, work: Path,
-    inversion_steps: int = 0, on_example: Callable[[int], None] = lambda done: None, on_step: Callable[[int], None] = lambda step: None,
+    model: Any,
+    clip: Any,
+    examples: Sequence[Example],
+    labels: tuple[Label, ...],
+    plan: FeaturePlan,
+    options: TrainingPlan,
+    work: Path,
+    inversion_steps: int = 0,
+    on_example: Callable[[int], None] = lambda done: None,
+    on_step: Callable[[int], None] = lambda step: None,
     device: torch.device | None = None,
+    backbone: Backbone | None = None,
 ) -> Classifier:
     """A classifier of the examples. What is done is kept in the folder `work`, from which the same call goes on; remove it at the end."""
     encode = functools.lru_cache(maxsize=256)(lambda text: encode_with_tokens(clip, text))
@@ -174,13 +200,22 @@ def trained(
     told = fingerprint(model, examples, plan, options.seed, inversion_steps)
     card = {"inversion_steps": inversion_steps, "seed": options.seed}
     return train_classifier(
-        features, plan, labels, model_identity(model), options, work / "training.pt", told, on_step, device, card
+        features, plan, labels, model_identity(model), options, work / "training.pt", told, on_step, device, card, backbone
     )
 
 
 def made_how(model: Any, example: Example, plan: FeaturePlan, seed: int, inversion_steps: int) -> str:
     return json.dumps(
-        [example.name, example.entities, example.prompts, asdict(plan), asdict(model_identity(model)), weights_mark(model), seed, inversion_steps]
+        [
+            example.name,
+            example.entities,
+            example.prompts,
+            asdict(plan),
+            asdict(model_identity(model)),
+            weights_mark(model),
+            seed,
+            inversion_steps,
+        ]
     )
 
 

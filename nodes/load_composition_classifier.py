@@ -1,6 +1,7 @@
 """Load Composition Classifier: relations that were taught with examples, for Composition Guide."""
 
 import os
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -19,26 +20,30 @@ class LoadCompositionClassifier(io.ComfyNode):
             node_id="WanConductorLoadCompositionClassifier",
             display_name=NAME,
             category="Wan Conductor",
-            description=f"Loads a classifier of relations from models/{FOLDER}, as Train Composition Classifier writes it. Composition Guide "
-            "then judges the relations among its labels by it.",
+            description=f"Loads a classifier of relations from models/{FOLDER}, as Train Composition Classifier writes it. Composition "
+            "Guide then judges the relations among its labels by it.",
             search_aliases=["cvg", "composition", "relation", "classifier", "load relation classifier"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
-                    "name", options=classifier_names(),
+                    "name",
+                    options=classifier_names(),
                     tooltip=f"A file of models/{FOLDER}, or of this pack (playground). It fits the model that it was trained on alone.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="The vision model that it was trained with, if it was trained with one."
                 ),
             ],
             outputs=[CLASSIFIER.Output(display_name="CLASSIFIER", tooltip="For Composition Guide.")],
         )
 
     @classmethod
-    def execute(cls, name: str) -> io.NodeOutput:
-        classifier = load_named(name, NAME)
+    def execute(cls, name: str, clip_vision: Any = None) -> io.NodeOutput:
+        classifier = load_named(name, NAME, clip_vision)
         return io.NodeOutput(classifier, ui=shown(cls, describe(classifier)))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> tuple[str, float]:
+    def fingerprint_inputs(cls, name: str, clip_vision: Any = None) -> tuple[str, float]:
         """A file that has been trained anew is another one."""
         import folder_paths
 

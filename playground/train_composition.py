@@ -72,7 +72,14 @@ def world_examples(labels: tuple[Label, ...], clips: int, seed: int) -> list[Exa
             entities = tuple(subject.name for subject in clip.subjects[: label.entities])
             latent = partial(latent_of, video, matrices)
             examples.append(
-                Example(f"{label.name} {index} of seed {seed}", len(examples), label, entities, prompts_of(clip, label, told, labels, rng), latent)
+                Example(
+                    f"{label.name} {index} of seed {seed}",
+                    len(examples),
+                    label,
+                    entities,
+                    prompts_of(clip, label, told, labels, rng),
+                    latent,
+                )
             )
     return examples
 
@@ -114,7 +121,9 @@ def train(options: argparse.Namespace) -> Classifier:
     else:
         shape = examples[0].latent().shape
     plan = planned(model, shape, options.percents, options.blocks)
-    training = TrainingPlan(options.size, options.steps, options.batch, options.rate, options.patience, 50, options.seed, not options.single_prompt)
+    training = TrainingPlan(
+        options.size, options.steps, options.batch, options.rate, options.patience, 50, options.seed, not options.single_prompt
+    )
 
     def on_example(done: int) -> None:
         if done % 50 == 0 or done == len(examples):

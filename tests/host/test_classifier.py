@@ -38,8 +38,15 @@ LABELS = (named(KNOWN_LABELS, "left of"), named(KNOWN_LABELS, "right of"))
 PROMPTS = ("a red cat left of a blue dog", "a red cat right of a blue dog")
 THINGS = ("red cat", "blue dog")
 BUDGET = {
-    "budget": "custom", "start_percent": 0.0, "end_percent": 0.5, "iterations": 3, "step_size": 0.05, "growth": 1.0, "depth": 0.5,
-    "memory_mode": "balanced", "patience": 0,
+    "budget": "custom",
+    "start_percent": 0.0,
+    "end_percent": 0.5,
+    "iterations": 3,
+    "step_size": 0.05,
+    "growth": 1.0,
+    "depth": 0.5,
+    "memory_mode": "balanced",
+    "patience": 0,
 }
 with_codec = pytest.mark.skipif(not (network.WEIGHTS / "codec.safetensors").is_file(), reason="weights are not made yet")
 with_weights = pytest.mark.skipif(not (network.WEIGHTS / "wan.safetensors").is_file(), reason="weights are not made yet")
@@ -85,7 +92,7 @@ def encode(text):
 
 
 def dense_shares(positive, noise, places, spoiled):
-    """Maps "b g f h w" of (rows, block, heads) and their gradient, by plain autograd from the whole softmax, the columns `spoiled` made NaN."""
+    """Maps "b g f h w" of (rows, block, heads) and their gradient, by plain autograd from the whole softmax, columns `spoiled` made NaN."""
 
     def act(guider, x, sigma, model_options):
         wan, seen, handles = guider.inner_model.diffusion_model, {}, []
@@ -215,7 +222,9 @@ def test_features_are_the_same_again_and_others_with_another_seed_or_video(model
 def test_inversion_follows_the_models_own_velocity(monkeypatch):
     """With a constant velocity the way to noise is straight, whatever the steps."""
     velocity, z = torch.randn(1, 2, 3, 4, 4), torch.randn(1, 2, 3, 4, 4)
-    monkeypatch.setattr(comfy.samplers, "calc_cond_batch", lambda model, conds, x, sigma, options: [x - sigma.view(-1, 1, 1, 1, 1) * velocity])
+    monkeypatch.setattr(
+        comfy.samplers, "calc_cond_batch", lambda model, conds, x, sigma, options: [x - sigma.view(-1, 1, 1, 1, 1) * velocity]
+    )
     levels = torch.tensor([0.5, 0.9])
     for steps in (1, 7):
         found = inverted(None, {}, {}, z, levels, steps)
@@ -418,9 +427,15 @@ def test_what_is_wrong_with_the_list_is_said_at_once_and_nothing_is_written(mode
 @pytest.mark.parametrize(
     "knobs, words",
     [
-        ({"name": "../mine"}, "input `name`"), ({"name": ""}, "input `name`"), ({"name": ".hidden"}, "input `name`"),
-        ({"length": 16}, "`length` = 16"), ({"percents": "a"}, "input `percents`"), ({"percents": "2"}, "`percents`"),
-        ({"blocks": "9"}, "`blocks`"), ({"labels": "bows"}, "input `labels`.*line 1"), ({"size": "huge"}, "`size`"),
+        ({"name": "../mine"}, "input `name`"),
+        ({"name": ""}, "input `name`"),
+        ({"name": ".hidden"}, "input `name`"),
+        ({"length": 16}, "`length` = 16"),
+        ({"percents": "a"}, "input `percents`"),
+        ({"percents": "2"}, "`percents`"),
+        ({"blocks": "9"}, "`blocks`"),
+        ({"labels": "bows"}, "input `labels`.*line 1"),
+        ({"size": "huge"}, "`size`"),
     ],
     ids=str,
 )
@@ -469,8 +484,21 @@ def guide(model, classifier, timeline="always  red cat | left of | blue dog", **
 
 def guided(model, batch=1, budget=BUDGET):
     return GuidedKSampler.execute(
-        model, "enable", 7, 4, 3.0, "euler", "simple", prompt(PROMPTS[1]), prompt("bad", seed=2), {"samples": torch.zeros(batch, *SHAPE[1:])},
-        0, 10000, "disable", budget, {"switch_at": "t2v"},
+        model,
+        "enable",
+        7,
+        4,
+        3.0,
+        "euler",
+        "simple",
+        prompt(PROMPTS[1]),
+        prompt("bad", seed=2),
+        {"samples": torch.zeros(batch, *SHAPE[1:])},
+        0,
+        10000,
+        "disable",
+        budget,
+        {"switch_at": "t2v"},
     ).args
 
 
@@ -489,7 +517,9 @@ def test_with_temporal_mask_it_shares_one_capture(model, monkeypatch):
     monkeypatch.setattr(captures.AttentionCapture, "__call__", lambda own, *args: calls.append(len(args[3])) or evaluate(own, *args))
     _, report = guided(attach(guide(model, untrained(model)).args[0], temporal_mask("50% - end  red cat")))
     assert set(calls) == {2 + 2 * 2 * 2} and len(calls) == sum(step.loop.forwards for step in report.steps)
-    assert [[one.name for one in step.loop.iterations[0].objectives] for step in report.steps] == [["Composition Guide", "Temporal Mask"]] * 2
+    assert [[one.name for one in step.loop.iterations[0].objectives] for step in report.steps] == [
+        ["Composition Guide", "Temporal Mask"]
+    ] * 2
 
 
 def test_each_run_forgets_the_steps_of_the_one_before(model):
@@ -510,7 +540,9 @@ def test_the_node_says_what_the_classifier_judges_and_takes_its_own_labels(model
 
 def test_a_classifier_of_another_model_is_refused_by_the_node_for_either_expert(model):
     deeper = tiny_wan.load(layers=3)
-    with pytest.raises(ValueError, match="Composition Guide: input `classifier` = trained on another model than `model`, which has blocks 3, not 2"):
+    with pytest.raises(
+        ValueError, match="Composition Guide: input `classifier` = trained on another model than `model`, which has blocks 3, not 2"
+    ):
         guide(deeper, untrained(model))
     with pytest.raises(ValueError, match="than `model_low_noise`"):
         guide(model, untrained(model), model_low_noise=deeper)
@@ -553,7 +585,9 @@ def test_drawn_examples_show_their_label_and_their_wrong_prompt_says_another():
         assert all(thing in right and thing in wrong for thing in one.entities) and one.latent().shape == (1, 16, 13, 8, 8)
         if one.label.name not in ("toward", "away"):
             assert place_of(right, WORDS.get(one.label.name, one.label.name)) is not None
-            assert place_of(wrong, WORDS.get(one.label.name, one.label.name)) is None and any(place_of(wrong, words) is not None for words in told)
+            assert place_of(wrong, WORDS.get(one.label.name, one.label.name)) is None and any(
+                place_of(wrong, words) is not None for words in told
+            )
     assert [one.prompts for one in world_examples(labels, 2, 0)] == [one.prompts for one in examples]
 
 
@@ -565,7 +599,20 @@ def test_the_command_writes_a_file_that_loads_and_prints_one_json_line(tmp_path,
     file = tmp_path / "out.safetensors"
     with torch.inference_mode(False):
         train_composition.main(
-            ["--json", "--labels", "left of", "right of", "--clips", "3", "--steps", "2", "--folder", str(tmp_path / "work"), "--out", str(file)]
+            [
+                "--json",
+                "--labels",
+                "left of",
+                "right of",
+                "--clips",
+                "3",
+                "--steps",
+                "2",
+                "--folder",
+                str(tmp_path / "work"),
+                "--out",
+                str(file),
+            ]
         )
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["labels"] == ["left of", "right of"] and {"accuracy", "bytes", "parameters"} <= set(told)

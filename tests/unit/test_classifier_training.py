@@ -140,7 +140,9 @@ def test_some_of_all_is_never_none():
     assert {len(some_of(3, 0.5, generator)) for _ in range(50)} == {1, 2, 3}
 
 
-@pytest.mark.parametrize("knob, value", [("size", "huge"), ("steps", 0), ("batch", 0), ("rate", 0.0), ("patience", -1), ("measure_every", 0)])
+@pytest.mark.parametrize(
+    "knob, value", [("size", "huge"), ("steps", 0), ("batch", 0), ("rate", 0.0), ("patience", -1), ("measure_every", 0)]
+)
 def test_knobs_out_of_range_are_refused_by_name(knob, value):
     with pytest.raises(ValueError, match=f"Train Composition Classifier: `{knob}`"):
         TrainingPlan(**{knob: value})

@@ -36,8 +36,13 @@ def test_seen_twice_in_a_mirror_or_twice_backwards_a_label_is_itself(label):
 @pytest.mark.parametrize(
     "name, mirrored, backwards",
     [
-        ("left of", "right of", "left of"), ("above", "above", "above"), ("moves left", "moves right", "moves right"),
-        ("moves up", "moves up", "moves down"), ("toward", "toward", "away"), ("grows", "grows", "shrinks"), ("turns", "turns", "turns"),
+        ("left of", "right of", "left of"),
+        ("above", "above", "above"),
+        ("moves left", "moves right", "moves right"),
+        ("moves up", "moves up", "moves down"),
+        ("toward", "toward", "away"),
+        ("grows", "grows", "shrinks"),
+        ("turns", "turns", "turns"),
     ],
 )
 def test_a_mirror_swaps_sides_and_time_swaps_motions(name, mirrored, backwards):
@@ -54,7 +59,9 @@ def test_what_is_not_taught_or_not_known_has_no_view():
 
 
 def test_labels_are_read_line_by_line():
-    left, gives, takes = read_labels("left of\n\ngives to | 2 | mirror = gives to | reverse = takes from  # new\ntakes from|2|reverse=gives to")
+    left, gives, takes = read_labels(
+        "left of\n\ngives to | 2 | mirror = gives to | reverse = takes from  # new\ntakes from|2|reverse=gives to"
+    )
     assert left == named(KNOWN_LABELS, "left of")
     assert (gives.entities, gives.mirrored, gives.reversed) == (2, "gives to", "takes from")
     assert (takes.mirrored, takes.reversed) == ("", "gives to")
@@ -66,7 +73,14 @@ def test_all_that_is_wrong_with_labels_is_said_at_once():
         read_labels("bows\nleft of | 2\nleft of\nleft of\ngives | 4\ntakes | 2 | miror = takes\nputs | 2 | reverse = gets")
     text = str(caught.value)
     assert "6 problems" in text
-    for words in ("line 1: `bows` is new", "line 2", "line 4: `left of` is there twice", "line 5", "line 6", "`reverse = gets` is not among"):
+    for words in (
+        "line 1: `bows` is new",
+        "line 2",
+        "line 4: `left of` is there twice",
+        "line 5",
+        "line 6",
+        "`reverse = gets` is not among",
+    ):
         assert words in text
 
 
@@ -92,10 +106,15 @@ def test_everything_wrong_in_a_list_is_listed_with_its_line(tmp_path):
     )
     told = problems(folder(tmp_path, text))
     for words in (
-        "line 6: file `gone.mp4` is missing", "line 7: unknown label `lefft of`; known are left of, right of",
-        "line 8: file `../secret.mp4`: must be the name of a file in this folder", "line 9: `entity_b` is empty",
-        "line 10: `entity_b` is filled", "line 11: the same thing twice", "line 12: the prompt `a cat beside a dog` does not say `left of`",
-        "line 13: `dog` is not in the prompt", "line 14: `cat left of` holds the label's words",
+        "line 6: file `gone.mp4` is missing",
+        "line 7: unknown label `lefft of`; known are left of, right of",
+        "line 8: file `../secret.mp4`: must be the name of a file in this folder",
+        "line 9: `entity_b` is empty",
+        "line 10: `entity_b` is filled",
+        "line 11: the same thing twice",
+        "line 12: the prompt `a cat beside a dog` does not say `left of`",
+        "line 13: `dog` is not in the prompt",
+        "line 14: `cat left of` holds the label's words",
     ):
         assert words in told
     assert "9 problems" in told

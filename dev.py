@@ -29,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("name", choices=benchmarks())
     playground = command("playground", "train or evaluate the playground's model; further arguments go to that task (try --help)")
     playground.add_argument("task", choices=("train", "evaluate"))
+    composition = command("composition", "train a composition classifier; further arguments go to that task (try --help)")
+    composition.add_argument("task", choices=("train",))
     host = command("host", "get ready, and print which Python and ComfyUI are used, as one JSON object")
     for uses_a_version in (run, host):
         uses_a_version.add_argument("--version", help=f"{' or '.join(hosts.RELEASES)}, or what COMFYUI_PATH holds")
@@ -42,7 +44,8 @@ def benchmarks() -> list[str]:
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """The door's own arguments, and the rest for what stands behind it."""
     words = sys.argv[1:]
-    own_words = {"test": 2 if words[1:2] and words[1] in LANES else 1, "playground": 2, "bench": 2}.get(words[0] if words else "", None)
+    words_of = {"test": 2 if words[1:2] and words[1] in LANES else 1, "playground": 2, "composition": 2, "bench": 2}
+    own_words = words_of.get(words[0] if words else "")
     if own_words is not None and words[1:2] not in (["-h"], ["--help"]):
         return parser().parse_args(words[:own_words]), words[own_words:]
     options, rest = parser().parse_known_args(words)
@@ -85,7 +88,11 @@ def main() -> int | None:
     from development.pack import enter_host
 
     enter_host(host)
-    module = f"development.benchmarks.{options.name}" if options.command == "bench" else f"playground.{options.task}"
+    module = {
+        "bench": lambda: f"development.benchmarks.{options.name}",
+        "playground": lambda: f"playground.{options.task}",
+        "composition": lambda: f"playground.{options.task}_composition",
+    }[options.command]()
     return importlib.import_module(f"wan_conductor.{module}").main(rest)
 
 

@@ -1,24 +1,26 @@
 """Composition Guide: relations between entities hold in the video. The objective of CVG (arXiv 2605.14988), inference loop (c), (d).
 
-CVG's loss is the cross-entropy of a trained classifier on attention maps; here the probability of a relation is a smooth function of
-the entities' places (`relations.py`), so that nothing needs training.
+CVG's loss is the cross-entropy of a trained classifier on attention maps (`classifier.py`). Without one, and for relations that it was not
+taught, the probability is a smooth function of the entities' places (`relations.py`), so that nothing needs training.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import torch
 from einops import reduce
 from torch import Tensor
 from torch.nn import functional
 
+from .classifier import ClassifiedStep, Classifier
 from .constraints import Constraint, check_room, constraints_of
-from .objective import ObjectiveLoss, PhraseRef, RestOfPrompt, check_occurrence
+from .objective import ObjectiveLoss, PhraseAt, PhraseRef, RestOfPrompt, check_occurrence
 from .phrases import fold
 from .ranges import check_fps, check_percents, check_range
-from .relations import Scene, camera_path, presence_gate, scene_of
+from .relations import RELATIONS, Relation, Scene, camera_path, presence_gate, scene_of
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline
 
@@ -76,6 +78,8 @@ class Composition:
     tau: a sample's step ends as soon as the score of its worst constraint reaches this.
     lambda_presence: higher: the entities are seen more; too high: they are repeated and the places suffer. 0: relations alone.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
+    classifier: for the relations among its labels, s = p(y) of its answer in place of the geometry; `margin` has no part in it.
+    step: the guided step it is asked in (`at_step`).
     """
 
     timeline: Timeline
@@ -86,6 +90,8 @@ class Composition:
     start_percent: float | None = None
     end_percent: float | None = None
     fps: float = 0.0
+    classifier: Classifier | None = None
+    step: ClassifiedStep | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_range(NAME, "margin", self.margin, 0, 1)
@@ -95,7 +101,7 @@ class Composition:
         check_percents(NAME, self.start_percent, self.end_percent)
         check_occurrence(NAME, self.occurrence)
         try:
-            constraints_of(self.timeline)
+            constraints_of(self.timeline, self.taught)
         except TimelineError as error:
             raise error.named(NAME) from error
 
@@ -103,9 +109,24 @@ class Composition:
     def name(self) -> str:
         return NAME
 
+    def at_step(self, sigma: float, memory: dict[str, Any]) -> "Composition":
+        if self.classifier is None:
+            return self
+        return replace(self, step=ClassifiedStep.begun(self.classifier.plan.slot(sigma), memory))
+
+    @cached_property
+    def taught(self) -> tuple[Relation, ...]:
+        """The relations that only the classifier knows."""
+        known = {relation.name for relation in RELATIONS}
+        labels = self.classifier.labels if self.classifier else ()
+        return tuple(Relation(label.name, label.entities, unmeasured) for label in labels if label.name not in known)
+
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
-        return constraints_of(self.timeline)
+        return constraints_of(self.timeline, self.taught)
+
+    def classified(self, constraint: Constraint) -> bool:
+        return self.classifier is not None and self.classifier.place(constraint.relation.name) is not None
 
     @cached_property
     def entities(self) -> tuple[PhraseRef, ...]:
@@ -116,11 +137,24 @@ class Composition:
         return tuple(PhraseRef(words, self.occurrence) for words in named.values())
 
     @cached_property
+    def follows_camera(self) -> bool:
+        """Whether something is to move, told by its geometry: the rest of the prompt is then measured too, whose motion is the camera's."""
+        return any(constraint.relation.motion and not self.classified(constraint) for constraint in self.constraints)
+
+    @cached_property
+    def read_by_classifier(self) -> dict[int, tuple[PhraseAt, ...]]:
+        """For each entity (by place) that the classifier must see the maps it reads."""
+        if self.classifier is None:
+            return {}
+        places = sorted({place for one in self.constraints if self.classified(one) for place in self.who(one)})
+        return {place: self.classifier.plan.places(self.entities[place]) for place in places}
+
+    @cached_property
     def phrases(self) -> tuple[PhraseRef, ...]:
-        """The entities; where something is to move, behind them the rest of the prompt, whose motion is the camera's."""
-        if not any(constraint.relation.motion for constraint in self.constraints):
-            return self.entities
-        return (*self.entities, RestOfPrompt(occurrence=self.occurrence, without=tuple(ref.phrase for ref in self.entities)))
+        """The entities; behind them the rest of the prompt, if motion is measured; behind that what the classifier reads of each."""
+        rest = RestOfPrompt(occurrence=self.occurrence, without=tuple(ref.phrase for ref in self.entities))
+        read = [ref for refs in self.read_by_classifier.values() for ref in refs]
+        return (*self.entities, *([rest] if self.follows_camera else []), *read)
 
     @property
     def strength(self) -> float:
@@ -139,7 +173,7 @@ class Composition:
             return f"{NAME}: the latent has one frame, and one frame is no video"
         try:
             check_timeline(self.timeline, latent_frames, self.fps or fps)
-            check_room(self.timeline, latent_frames, self.fps or fps)
+            check_room(self.timeline, latent_frames, self.fps or fps, self.taught)
         except TimelineError as error:
             raise error.named(NAME) from error
         return None
@@ -157,9 +191,32 @@ class Composition:
                         )
 
     def scene(self, maps: Tensor) -> Scene:
-        """Of maps in the order of `phrases`; with more of them than entities, the last is the background."""
-        things = maps[:, : len(self.entities)]
-        return scene_of(things, camera_path(maps[:, -1], things) if len(self.phrases) > len(self.entities) else None)
+        """Of maps in the order of `phrases`."""
+        count = len(self.entities)
+        things = maps[:, :count]
+        return scene_of(things, camera_path(maps[:, count], things) if self.follows_camera else None)
+
+    def log_scores(self, maps: Tensor, scene: Scene, spans: Tensor) -> list[Tensor]:
+        """log s "b" of each constraint, by the classifier where it knows the relation, else by geometry; spans "c f"."""
+        scores = []
+        for index, (one, span) in enumerate(zip(self.constraints, spans, strict=True)):
+            who = self.who(one)
+            by_geometry = not self.classified(one)
+            scores.append(log_score(scene, one, who, span, self.margin) if by_geometry else self.log_answer(maps, index, who, span))
+        return scores
+
+    def log_answer(self, maps: Tensor, index: int, who: tuple[int, ...], span: Tensor) -> Tensor:
+        """log p(y) "b" of constraint `index`: phi holds the volume of this step, and those of earlier ones."""
+        classifier, refs = self.classifier, self.read_by_classifier
+        assert classifier is not None
+        step = self.step or ClassifiedStep(0, {})
+        first = len(self.entities) + self.follows_camera
+        starts = {place: first + nth * len(refs[place]) for nth, place in enumerate(refs)}
+        chosen = torch.cat([maps[:, starts[place] : starts[place] + len(refs[place])] for place in who], dim=1)
+        volume = classifier.volume(chosen, span, step.slot)
+        answer = classifier.log_probability(step.with_earlier(index, volume), self.constraints[index].relation.name)
+        step.remember(index, volume, answer)
+        return answer
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
         """The losses of `maps` "b g f h w"; satisfied when the worst constraint scores tau."""
@@ -167,7 +224,7 @@ class Composition:
         scene, frames = self.scene(maps), maps.shape[2]
         spans = torch.stack([constraint.frames(frames, self.fps or fps) for constraint in self.constraints]).to(maps)
         who = [self.who(constraint) for constraint in self.constraints]
-        logs = torch.stack([log_score(scene, *each, self.margin) for each in zip(self.constraints, who, spans, strict=True)], dim=1)
+        logs = torch.stack(self.log_scores(maps, scene, spans), dim=1)
         weights = maps.new_tensor([constraint.strength for constraint in self.constraints]) / self.strength
         wanted = torch.stack(
             [torch.stack([span for span, places in zip(spans, who) if place in places]).amax(0) for place in range(len(self.entities))]
@@ -183,6 +240,10 @@ class Composition:
                 "radius": scene.radius.detach(), "frame": frame_of(maps), "maps": traced_maps(scene.maps.detach()),
             },
         )
+
+
+def unmeasured(scene: Scene, who: tuple[int, ...], when: Tensor) -> Tensor:
+    raise ValueError(f"{NAME}: only the classifier that was taught this relation can measure it")
 
 
 def seen_centre(scene: Scene) -> Tensor:

@@ -1,7 +1,7 @@
 """The lines of a Composition Guide: `entity | relation | entity` becomes who must stand how to whom, and when."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from .spans import Span
 from .timeline import Timeline, TimelineLine, between_bars, line_error, line_source
 
 NAMES = {fold(name)[0]: relation for relation in RELATIONS for name in (relation.name, *relation.aliases)}
-KNOWN = ", ".join(relation.name for relation in RELATIONS)
+Taught = tuple[Relation, ...]  # relations that a classifier adds to those
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Constraint:
         return binary(latent_weights(*self.span.frames(pixel_frames(latent_frames), fps), latent_frames))
 
 
-def constraints_of(timeline: Timeline) -> tuple[Constraint, ...]:
-    """One constraint for each span of each line that has a strength; said twice, it is one. Raises `TimelineError` with line and caret."""
+def constraints_of(timeline: Timeline, taught: Taught = ()) -> tuple[Constraint, ...]:
+    """One constraint for each span of each line that has a strength; said twice, it is one. `taught`: further relations.
+    Raises `TimelineError` with line and caret."""
     read: dict[str, Constraint] = {}
     for line in timeline.lines:
-        relation, entities = read_relation(timeline, line)
+        relation, entities = read_relation(timeline, line, taught)
         for span in line.spans if line.strength > 0 else ():
             one = Constraint(relation, entities, span, line.strength)
             same = read.setdefault(fold(str(one))[0], one)
@@ -46,7 +47,7 @@ def constraints_of(timeline: Timeline) -> tuple[Constraint, ...]:
     return tuple(read.values())
 
 
-def read_relation(timeline: Timeline, line: TimelineLine) -> tuple[Relation, tuple[str, ...]]:
+def read_relation(timeline: Timeline, line: TimelineLine, taught: Taught = ()) -> tuple[Relation, tuple[str, ...]]:
     """The relation and its entities; under a header the subject comes first and is not written again."""
     parts = parts_of(timeline, line)
     ahead = [(line.subject, 1)] if line.subject is not None else []
@@ -54,9 +55,10 @@ def read_relation(timeline: Timeline, line: TimelineLine) -> tuple[Relation, tup
     if len(parts) <= place:
         raise line_error(timeline.text, line, f"no relation: write it between bars, as in `{line.body} | left of | ...`", end_of(parts))
     written, column = parts[place]
-    relation = NAMES.get(fold(written)[0])
+    names = NAMES | {fold(one.name)[0]: one for one in taught}
+    relation = names.get(fold(written)[0])
     if relation is None:
-        raise line_error(timeline.text, line, unknown(written, [words for words, _ in parts]), column)
+        raise line_error(timeline.text, line, unknown(written, [words for words, _ in parts], names), column)
     entities = [*ahead, *parts[:place], *parts[place + 1 :]]
     if len(entities) != relation.entities:
         at = end_of(parts) if len(entities) < relation.entities else entities[relation.entities][1]
@@ -103,19 +105,20 @@ def pattern(relation: Relation, subject: str | None) -> str:
     return f"`{' | '.join(written[1:] if subject is not None else written)}`"
 
 
-def unknown(written: str, parts: Sequence[str]) -> str:
+def unknown(written: str, parts: Sequence[str], names: Mapping[str, Relation]) -> str:
     """All relations, and the nearest to what was written."""
-    near = difflib.get_close_matches(fold(written)[0], NAMES, n=1, cutoff=0.5)
-    hint = f"; the nearest is `{NAMES[near[0]].name}`" if near else ""
-    elsewhere = next((words for words in parts if words != written and fold(words)[0] in NAMES), None)
+    near = difflib.get_close_matches(fold(written)[0], names, n=1, cutoff=0.5)
+    hint = f"; the nearest is `{names[near[0]].name}`" if near else ""
+    elsewhere = next((words for words in parts if words != written and fold(words)[0] in names), None)
     hint = f"; `{elsewhere}` is one: it stands second, or first under a header" if elsewhere else hint
-    return f"unknown relation `{written}`{hint}. Relations: {KNOWN}"
+    known = ", ".join(dict.fromkeys(relation.name for relation in names.values()))
+    return f"unknown relation `{written}`{hint}. Relations: {known}"
 
 
-def check_room(timeline: Timeline, latent_frames: int, fps: float) -> None:
+def check_room(timeline: Timeline, latent_frames: int, fps: float, taught: Taught = ()) -> None:
     """Refuse spans that hold too few latent frames for their relation."""
     for line in timeline.lines:
-        relation, entities = read_relation(timeline, line)
+        relation, entities = read_relation(timeline, line, taught)
         for span in line.spans:
             count = int(Constraint(relation, entities, span).frames(latent_frames, fps).sum())
             if count < relation.least_frames:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,6 +21,15 @@ class RestOfPrompt(PhraseRef):
 
     phrase: str = "(rest of the prompt)"
     without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PhraseAt(PhraseRef):
+    """A phrase as one share of one block's heads sees it: share `head_group` of `head_groups`, in the order of the heads."""
+
+    block: int = 0
+    head_group: int = 0
+    head_groups: int = 1
 
 
 def check_occurrence(name: str, occurrence: str | int) -> None:
@@ -81,6 +90,15 @@ class ChecksPrompts(Protocol):
     def check_prompts(self, prompts: Sequence[Mapping[int, tuple[int, ...]]]) -> None:
         """Raise ValueError naming node, input, phrase and remedy. `prompts`: per positive prompt the text rows of those of `phrases` that
         it holds, by their place."""
+        ...
+
+
+@runtime_checkable
+class StepwiseObjective(Objective, Protocol):
+    """An objective whose loss depends on the step, or on what it saw in earlier ones."""
+
+    def at_step(self, sigma: float, memory: dict[str, Any]) -> Objective:
+        """Itself in the guided step that starts at `sigma`. `memory` is empty when the run starts and lasts as long."""
         ...
 
 

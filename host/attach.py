@@ -31,3 +31,12 @@ def attach(model: Any, guidance: Any) -> Any:
             clone.remove_wrappers_with_key(kind, KEY)  # the host appends: two would guide twice
             clone.add_wrapper_with_key(kind, KEY, partial(wrapper, present))
     return clone
+
+
+def without_guidance(model: Any) -> Any:
+    """A clone of `model` that carries none."""
+    clone = model.clone()
+    clone.model_options.get("transformer_options", {}).pop(KEY, None)
+    for kind in WRAPPERS:
+        clone.remove_wrappers_with_key(kind, KEY)
+    return clone

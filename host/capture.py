@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import comfy.model_patcher
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..guidance.attention_maps import find_pad_rows, phrase_attention
 from ..guidance.budget import GuidanceBudget
+from ..guidance.objective import PhraseAt, PhraseRef
 from ..guidance.patch import AttentionCall, AttentionSite, Handler, Proceed, VideoGrid
 from .attention import SiteTags, site_tags, with_override
 from .blocks import BlockOutputs, EnoughBlocks, measured_blocks
@@ -70,18 +71,23 @@ class AttentionCapture:
         self._outputs = outputs
         self._tags = tags
         self._hooks: list[Any] = []
-        self._groups: Sequence[Sequence[int]] = ()
+        self._places = Places((), ())
         self._grid = VideoGrid(0, 0, 0)
         self.passes = 0  # model calls so far: one for each positive entry, and for each context window of it
         self.held: Tensor | None = None  # bool "f": the frames that the last entry has a prompt for; None: all
 
-    def __call__(self, entry: dict[str, Any], z: Tensor, sigma: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    def __call__(
+        self, entry: dict[str, Any], z: Tensor, sigma: Tensor, groups: Sequence[Sequence[int]], refs: Sequence[PhraseRef] = ()
+    ) -> Tensor:
         """A_i of `groups` (text rows of each phrase): mean over the blocks in use and their heads, fp32 "b g f h w", f h w in tokens.
 
+        `refs`: whose rows they are; the map of a `PhraseAt` is that of its block and heads, whether or not that block is in use.
         `entry`: one converted positive cond, active at `sigma`. `z` "b c f h w": the sampler's x. `sigma`: scalar or "b".
         """
         self._same_hooks(entry)
-        self._groups, self.held = groups, None
+        self._places, self.held = Places(groups, refs), None
+        if beyond := [block for block in self._places.at if block >= len(self._inner_model.diffusion_model.blocks)]:
+            raise ValueError(f"attention was asked of block {max(beyond)}, and the model ends before it: it is another model's")
         sigma = sigma.detach().reshape(-1).expand(z.shape[0]).clone()
         # Wan's forward ignores `control`, and a control network has no part in frozen_weights.
         conds = [[{name: value for name, value in entry.items() if name != "control"}]]
@@ -106,8 +112,8 @@ class AttentionCapture:
         self._outputs.of_pass.clear()
         if not maps:
             raise RuntimeError(f"a gradient pass saw no text attention at sigma {float(sigma[0]):.4f}: is this positive entry active?")
-        mean = scale.entering(torch.stack(maps).mean(0))
-        return rearrange(mean, "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
+        found = scale.entering(self._places.in_order(maps, self._blocks))
+        return rearrange(found, "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
 
     def _by_windows(self, handler: Any, conds: list[list[dict[str, Any]]], z: Tensor, sigma: Tensor) -> Tensor:
         """Context windows, each measured on its own; a latent frame gets the mean over the windows that hold it.
@@ -147,19 +153,25 @@ class AttentionCapture:
         time_dim_concat: Tensor | None = None, transformer_options: dict[str, Any] | None = None, **kwargs: Any,
     ) -> Tensor:
         self._grid = video_grid(executor.class_obj, x, kwargs)
-        measure = self._measuring(self._grid, self._groups, find_pad_rows(context))
+        measure = self._measuring(self._grid, self._places, find_pad_rows(context))
         options = with_override(transformer_options or {}, self._tags, [measure], backend=attention_pytorch)
         return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
-    def _measuring(self, grid: VideoGrid, groups: Sequence[Sequence[int]], pad_rows: slice | None) -> Handler:
+    def _measuring(self, grid: VideoGrid, places: "Places", pad_rows: slice | None) -> Handler:
         """The handler of one model call, bound to its text: the backward pass runs its blocks again after later entries were measured."""
+        last = max({*self._blocks, *places.at} if places.everywhere else places.at)
 
         def measure_text(site: AttentionSite, call: AttentionCall, proceed: Proceed) -> None:
-            if site.kind != "text" or site.vace or site.block not in self._blocks:
+            if site.kind != "text" or site.vace:
                 return
             q = call.q[:, grid.video_tokens]
-            self._outputs.add(phrase_attention(q, call.k, call.heads, groups, pad_rows))
-            if site.block == max(self._blocks):
+            if site.block in self._blocks and places.everywhere:
+                self._outputs.add(phrase_attention(q, call.k, call.heads, places.rows(places.everywhere), pad_rows))
+            for heads, wanted in places.at.get(site.block, {}).items():
+                mine = heads_of(call.heads, *heads)
+                own = [rearrange(x, "b n (h d) -> b n h d", h=call.heads)[:, :, mine].flatten(2) for x in (q, call.k)]
+                self._outputs.add(phrase_attention(*own, len(range(*mine.indices(call.heads))), places.rows(wanted), pad_rows))
+            if site.block == last:
                 raise EnoughBlocks
 
         return measure_text
@@ -170,3 +182,42 @@ class AttentionCapture:
         if any(hooks != self._hooks[0] for hooks in self._hooks[1:]):
             raise ValueError("Guided steps need the same hooks on every positive conditioning: apply a LoRA hook to all, or to none.")
         self._hooks = self._hooks[:1]
+
+
+def heads_of(heads: int, group: int, groups: int) -> slice:
+    """Share `group` of `groups` of a block's heads; as even as they divide."""
+    if not 0 <= group < groups <= heads:
+        raise ValueError(f"share {group} of {groups} of {heads} heads: there is none")
+    return slice(group * heads // groups, (group + 1) * heads // groups)
+
+
+class Places:
+    """Which maps one capture measures, by place in its result: those of all blocks together, and those of one block and share of heads."""
+
+    def __init__(self, groups: Sequence[Sequence[int]], refs: Sequence[PhraseRef]) -> None:
+        self.groups = groups
+        self.everywhere: list[int] = []
+        self.at: dict[int, dict[tuple[int, int], list[int]]] = {}
+        for place, ref in zip(range(len(groups)), refs or [None] * len(groups), strict=True):
+            if isinstance(ref, PhraseAt):
+                self.at.setdefault(ref.block, {}).setdefault((ref.head_group, ref.head_groups), []).append(place)
+            else:
+                self.everywhere.append(place)
+
+    def rows(self, places: Sequence[int]) -> list[Sequence[int]]:
+        return [self.groups[place] for place in places]
+
+    def in_order(self, measured: Sequence[Tensor], blocks: Collection[int]) -> Tensor:
+        """What was measured, block after block, as "b g n" in the order of the groups; the mean over `blocks` for those of all."""
+        maps: list[Tensor | None] = [None] * len(self.groups)
+        left, of_blocks = iter(measured), []
+        for block in sorted({*(blocks if self.everywhere else ()), *self.at}):
+            if self.everywhere and block in blocks:
+                of_blocks.append(next(left))
+            for wanted in self.at.get(block, {}).values():
+                for place, found in zip(wanted, next(left).unbind(1), strict=True):
+                    maps[place] = found
+        if of_blocks:
+            for place, found in zip(self.everywhere, torch.stack(of_blocks).mean(0).unbind(1), strict=True):
+                maps[place] = found
+        return torch.stack([found for found in maps if found is not None], dim=1)

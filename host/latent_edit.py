@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 
 from ..guidance.budget import MemoryMode
-from ..guidance.objective import Objective, shared_phrases
+from ..guidance.objective import Objective, PhraseAt, StepwiseObjective, shared_phrases
 from ..guidance.optimise import OptimisedLatent, optimise_latent
 from ..guidance.phrases import PhraseNotFound
 from ..guidance.report import GuidedStep, IterationRecord, SkippedStep
@@ -30,6 +30,7 @@ class LatentEdit:
     def __init__(self, run: GuidanceRun, guider: Any, entries: Sequence[dict[str, Any]]) -> None:
         self.run, self.guider = run, guider
         self.memory_mode: MemoryMode = run.budget.memory_mode
+        self.memories: dict[int, dict[str, Any]] = {}  # of each objective, by its place in the run
         for objective in run.objectives:
             rows_of_guidance(objective, entries)
 
@@ -42,7 +43,7 @@ class LatentEdit:
     def __call__(self, start: StepStart) -> torch.Tensor:
         """z_t "b c f h w" after at most `iterations` updates, or as it was where a sample was left alone."""
         began = time.perf_counter()
-        objectives = self.plan(start.sigmas)[start.index]
+        objectives = tuple(self.at_step(objective, float(start.sigmas[start.index])) for objective in self.plan(start.sigmas)[start.index])
         self.show_progress(start.index, 0)
         try:
             result = self.within_memory(lambda mode: self.optimise(start, objectives, mode))
@@ -52,6 +53,12 @@ class LatentEdit:
         self.record(start, objectives, result)
         self.run.link.report.guidance_seconds = (self.run.link.report.guidance_seconds or 0.0) + time.perf_counter() - began
         return result.z
+
+    def at_step(self, objective: Objective, sigma: float) -> Objective:
+        if not isinstance(objective, StepwiseObjective):
+            return objective
+        place = next(place for place, one in enumerate(self.run.objectives) if one is objective)
+        return objective.at_step(sigma, self.memories.setdefault(place, {}))
 
     def optimise(self, start: StepStart, objectives: Sequence[Objective], mode: MemoryMode) -> OptimisedLatent:
         budget = dataclasses.replace(self.run.budget, memory_mode=mode)
@@ -71,7 +78,7 @@ class LatentEdit:
                 maps: list[list[tuple[torch.Tensor, torch.Tensor | None]]] = [[] for _ in phrases]
                 for entry, groups in zip(entries, rows, strict=True):
                     if groups:
-                        found = attention_of(entry, seen, sigma, tuple(groups.values()))
+                        found = attention_of(entry, seen, sigma, tuple(groups.values()), [phrases[place] for place in groups])
                         for column, place in enumerate(groups):
                             maps[place].append((found[:, column], attention_of.held))
                 return torch.stack([mean_over_entries(of_entries) for of_entries in maps], dim=1)
@@ -122,7 +129,7 @@ class LatentEdit:
                 step=self.run.link.first_step + start.index,
                 sigma=float(start.sigmas[start.index]),
                 model=self.run.link.model,
-                phrases=[[ref.phrase for ref in objective.phrases] for objective in objectives],
+                phrases=[[ref.phrase for ref in one.phrases if not isinstance(ref, PhraseAt)] for one in objectives],
                 depth=len(blocks_in_use(diffusion_model, budget.depth)) / len(diffusion_model.blocks),
                 recomputes=budget.recomputes,
                 loop=result.history,

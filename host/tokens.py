@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance.objective import ChecksPrompts, Objective, PhraseRef, RestOfPrompt
+from ..guidance.objective import ChecksPrompts, Objective, PhraseAt, PhraseRef, RestOfPrompt
 from ..guidance.patch import Patch
 from ..guidance.phrases import UNREADABLE, PhraseNotFound, TokenPieces, describe_rows, find_phrase, rest_of_prompt
 
@@ -187,7 +187,7 @@ def rows_of_guidance(guidance: Objective | Patch, entries: Sequence[Any]) -> lis
 
 def check_guidance(guidance: Objective | Patch, conditioning: Sequence[Any]) -> tuple[str, ...]:
     """The same early, in its node: `check_conditioning` for every phrase that was written, then the guidance's own refusals."""
-    written = [ref for ref in guidance.phrases if not isinstance(ref, RestOfPrompt)]
+    written = [ref for ref in guidance.phrases if not isinstance(ref, (RestOfPrompt, PhraseAt))]
     found = check_conditioning(conditioning, written, guidance.name)
     if isinstance(guidance, ChecksPrompts):
         guidance.check_prompts(rows_of_entries(conditioning, guidance.phrases))

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..host.classifier_files import register_folder
 from .audio_timing import AudioToTiming
 from .composition_guide import CompositionGuideNode
 from .composition_report import CompositionReport
@@ -12,6 +13,7 @@ from .event_schedule import EventScheduleNode
 from .floats_timing import FloatsToTiming
 from .guidance_budget import GuidanceBudgetNode
 from .guided_ksampler import GuidedKSampler
+from .load_composition_classifier import LoadCompositionClassifier
 from .mask_timing import MaskToTiming
 from .multi_prompt_blend import MultiPromptBlendNode
 from .plan_events import PlanEvents
@@ -20,6 +22,9 @@ from .spectral_homeostasis import SpectralHomeostasisNode
 from .spectral_report import SpectralReport
 from .temporal_mask import TemporalMaskNode
 from .timing_report import TimingReport
+from .train_composition_classifier import TrainCompositionClassifier
+
+register_folder()  # before the schema of a loader asks what lies there
 
 NODES: list[type[io.ComfyNode]] = [
     PlaygroundLoader,
@@ -33,6 +38,8 @@ NODES: list[type[io.ComfyNode]] = [
     EventScheduleNode,
     SpectralHomeostasisNode,
     CompositionGuideNode,
+    LoadCompositionClassifier,
+    TrainCompositionClassifier,
     MultiPromptBlendNode,
     GuidanceBudgetNode,
     GuidedKSampler,

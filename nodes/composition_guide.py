@@ -4,8 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.classifier import Classifier
 from ..guidance.composition import NAME, Composition
 from ..guidance.relations import RELATIONS
+from ..host.map_features import model_identity
+from .classifier_socket import CLASSIFIER
 from .pair import pair_inputs, pair_outputs, require_wan_pair
 from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
 from .timeline_output import guided_by_timeline
@@ -23,7 +26,7 @@ class CompositionGuideNode(io.ComfyNode):
             display_name=NAME,
             category="Wan Conductor",
             description="Makes relations between things of the prompt hold (CVG): it measures where the model's attention to them lies and "
-            "edits the latent in the first steps until they stand and move as written. No training needed.",
+            "edits the latent in the first steps until they stand and move as written. No training needed; a classifier teaches it more.",
             search_aliases=["cvg", "composition", "relation", "spatial", "left of", "above", "between", "layout", "position", "direction"],
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -52,6 +55,11 @@ class CompositionGuideNode(io.ComfyNode):
                 ),
                 occurrence_input(),
                 fps_input(),
+                CLASSIFIER.Input(
+                    "classifier", optional=True,
+                    tooltip="Relations taught with examples, from Load Composition Classifier. What it knows is judged by it in place of "
+                    "geometry, and its own labels can be written between the bars.",
+                ),
             ],
             outputs=pair_outputs(),
         )
@@ -60,11 +68,16 @@ class CompositionGuideNode(io.ComfyNode):
     def execute(
         cls, model: Any, conditioning: Any, timeline: str, margin: float = 0.15, lambda_presence: float = 0.1, tau: float = 0.9,
         occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
+        classifier: Classifier | None = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
+        for given, input_name in ((model, "model"), (model_low_noise, "model_low_noise")):
+            if classifier is not None and given is not None:
+                classifier.check_model(model_identity(given), NAME, input_name)
         parsed, reading = read_timeline(timeline, NAME, lists=False)
         objective = Composition(
-            timeline=parsed, margin=margin, tau=tau, lambda_presence=lambda_presence, occurrence=read_occurrence(occurrence), fps=fps
+            timeline=parsed, margin=margin, tau=tau, lambda_presence=lambda_presence, occurrence=read_occurrence(occurrence), fps=fps,
+            classifier=classifier,
         )
         return guided_by_timeline(
             cls, model, model_low_noise, objective, conditioning, lambda found, rate: describe(objective, found, rate) + reading
@@ -77,5 +90,6 @@ def describe(objective: Composition, found: tuple[str, ...], fps: float) -> str:
     for one in objective.constraints:
         first, *others = one.entities
         strength = f" x{one.strength:g}" if one.strength != 1 else ""
-        relations.append(f"{' '.join([first, one.relation.name, ' and '.join(others)]).strip()}  |  {one.span}{strength}")
+        judge = "  by the classifier" if objective.classified(one) else ""
+        relations.append(f"{' '.join([first, one.relation.name, ' and '.join(others)]).strip()}  |  {one.span}{strength}{judge}")
     return "\n".join([*found, *relations, f"seconds at {fps:g} fps"])

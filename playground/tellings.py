@@ -42,7 +42,7 @@ class Captions:
         return out
 
     def hidden_rows(self, clip: world.Clip) -> Tensor:
-        """Row dropout by time: bool [F, CAPTION_ROWS], the rows of events that their subject does not do in a frame, where it does several."""
+        """Row dropout by time: bool [F, CAPTION_ROWS], rows of events that their subject does not do in a frame, where it does several."""
         hidden = torch.zeros(world.LATENT_FRAMES, CAPTION_ROWS, dtype=torch.bool)
         subject = -1
         for (text, kind), rows in zip(clip.phrases, self.phrase_rows(clip)):

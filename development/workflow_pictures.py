@@ -16,12 +16,13 @@ from .server import ComfyUIServer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ROOT / "playground" / "prompts"
+FOLDERS = ("workflows", "web/docs")  # the template browser takes pictures from one, help pages from the other
 VIDEOS = ROOT / "output" / "pictures"
 FPS = 16.0
 
 
 def draw_pictures(host: Host, names: list[str]) -> int:
-    """Write workflows/NAME.jpg for the workflows `names`, all if empty; their videos stay in output/pictures/."""
+    """Write NAME.jpg into FOLDERS for the workflows `names`, all if empty; their videos stay in output/pictures/."""
     every = sorted(path.stem for path in PROMPTS.glob("*.json"))
     if unknown := sorted(set(names) - set(every)):
         sys.exit(f"dev.py pictures: no workflow {', '.join(unknown)}: there are {', '.join(every)}")
@@ -32,7 +33,7 @@ def draw_pictures(host: Host, names: list[str]) -> int:
             started = time.monotonic()
             prompt = json.loads((PROMPTS / f"{name}.json").read_text(encoding="utf-8"))
             videos = sample(client, prompt, VIDEOS / name)
-            draw(prompt, videos, ROOT / "workflows" / f"{name}.jpg")
+            save(draw(prompt, videos), name)
             sys.stderr.write(f"{name}: {time.monotonic() - started:.1f} s\n")
     return 0
 
@@ -48,16 +49,22 @@ def sample(client: ComfyUIClient, prompt: dict[str, Any], folder: Path) -> list[
     return videos
 
 
-def draw(prompt: dict[str, Any], videos: list[Path], picture: Path) -> None:
+def draw(prompt: dict[str, Any], videos: list[Path]) -> Any:
+    """The filmstrip, "h w 3" uint8."""
     import numpy as np
-    from PIL import Image
 
     pictures = guidance("pictures")
     plain, guided = map(frames, videos)
     bars = asked_for(prompt, len(plain))
     mask = list(bars.values()) or np.zeros((0, len(plain)))
-    strip = pictures.filmstrip(plain, guided, mask=mask, phrases=list(bars), fps=FPS)
-    Image.fromarray(strip).save(picture, quality=90)
+    return pictures.filmstrip(plain, guided, mask=mask, phrases=list(bars), fps=FPS)
+
+
+def save(strip: Any, name: str) -> None:
+    from PIL import Image
+
+    for folder in FOLDERS:
+        Image.fromarray(strip).save(ROOT / folder / f"{name}.jpg", quality=90)
 
 
 def asked_for(prompt: dict[str, Any], length: int) -> dict[str, list[float]]:

@@ -21,6 +21,8 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text)
 
     command("demo", "start the real ComfyUI, run the playground's prompt plain and guided, leave the results in output/demo/")
+    pictures = command("pictures", "draw the pictures beside the example workflows anew, of all or of the named ones")
+    pictures.add_argument("names", nargs="*", metavar="NAME", help="a workflow of the playground, such as temporal_mask")
     run = command("run", "ComfyUI with this pack, for hands; further arguments go to ComfyUI")
     test = command("test", "the tests, in both pinned ComfyUI versions and a browser, or one lane of them; further arguments go to pytest")
     test.add_argument("lane", nargs="?", help=f"one of {', '.join(LANES)}")
@@ -77,14 +79,15 @@ def main() -> int | None:
         from development.checks import lint
 
         return lint()
-    if options.command == "demo":
+    if options.command in ("demo", "pictures"):
         from development.client import PromptFailed, PromptRejected
         from development.demo import demo
+        from development.workflow_pictures import draw_pictures
 
         try:
-            return demo(host)
+            return demo(host) if options.command == "demo" else draw_pictures(host, options.names)
         except (PromptFailed, PromptRejected) as error:
-            sys.exit(f"dev.py demo: {error}")
+            sys.exit(f"dev.py {options.command}: {error}")
     from development.pack import enter_host
 
     enter_host(host)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, reduce
@@ -56,12 +56,20 @@ def correlation_loss(a: Tensor, m: Tensor) -> Tensor:
     return -correlation(a, m)
 
 
-def magnitude_loss(a: Tensor, m: Tensor) -> Tensor:
+def magnitude_loss(a: Tensor, m: Tensor, level: Tensor | None = None) -> Tensor:
     """L_mag = sum_j (1 - m_j) a_j / sum_j (1 - m_j) - sum_j m_j a_j / sum_j m_j: a "b g f", m "g f" in 0..1 -> "b g".
 
     Mean attention of inactive frames less that of active frames; binary masks give the plain means. A side without frames counts 0.
+    Anchored to a `level` "b g" (beyond the paper), the active frames' mean is drawn to that level in place of being raised without end,
+    which draws a thing twice: + |mean - level| instead of - mean.
     """
-    return _weighted_mean(a, 1 - m) - _weighted_mean(a, m)
+    active = _weighted_mean(a, m)
+    return _weighted_mean(a, 1 - m) + (-active if level is None else (active - level).abs())
+
+
+def strongest_frame(a: Tensor) -> Tensor:
+    """The level that anchors active frames: a "b g f" -> "b g", the highest of the frames that the correlation sees."""
+    return (a[..., 1:] if a.shape[-1] > 1 else a).amax(-1)
 
 
 def entropy_loss(maps: Tensor, m: Tensor) -> Tensor:
@@ -112,6 +120,7 @@ class TemporalMask:
     lambda_magnitude: lambda_1. Higher: more of it while active, less of it while not. Raise it if the word shows all the time.
     lambda_entropy: lambda_2. Higher: one clear place while active. Raise it if the scene drifts.
     lambda_leakage: lambda_l, beyond the paper. Higher: phrases keep to places of their own. Raise it if two things become one.
+    anchor: hold active frames at the attention of the strongest frame as each step finds it (`magnitude_loss`); off: as in the paper.
     tau_corr: a sample's step ends as soon as the correlation of its worst timed phrase reaches this.
     mask: soft uses covered shares of a latent frame, binary rounds them.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
@@ -126,14 +135,16 @@ class TemporalMask:
     occurrence: str | int = "all"
     lambda_correlation: float = 1.0
     lambda_leakage: float = 0.0
+    anchor: bool = True
     start_percent: float | None = None
     end_percent: float | None = None
     fps: float = 0.0
     timing: Timing = Timing()
+    unedited: list[Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for field in ("lambda_magnitude", "lambda_entropy", "lambda_correlation", "lambda_leakage"):
-            check_range(NAME, field, getattr(self, field), 0, 1000)
+        for name in ("lambda_magnitude", "lambda_entropy", "lambda_correlation", "lambda_leakage"):
+            check_range(NAME, name, getattr(self, name), 0, 1000)
         check_range(NAME, "tau_corr", self.tau_corr, 0, 1)
         check_fps(NAME, self.fps)
         check_percents(NAME, self.start_percent, self.end_percent)
@@ -202,6 +213,18 @@ class TemporalMask:
             raise ValueError(f"{self.name}: input `timing`: {error}") from error
         return None
 
+    def at_step(self, sigma: float, memory: dict[str, Any]) -> "TemporalMask":
+        return replace(self, unedited=[])
+
+    def anchor_level(self, a: Tensor) -> Tensor | None:
+        """Of the step's first evaluation, which is of the latent as it was; outside a step, of `a` itself. None: no anchor."""
+        if not self.anchor:
+            return None
+        seen = [] if self.unedited is None else self.unedited
+        if not seen:
+            seen.append(strongest_frame(a.detach()))
+        return seen[0]
+
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
         """The losses of `maps` "b g f h w"; satisfied when the worst timed phrase correlates by tau_corr.
 
@@ -214,7 +237,7 @@ class TemporalMask:
         weights = maps.new_tensor([timed.strength for timed in self.timed]) / self.strength
         terms = {
             "correlation": (-r * weights).mean(-1),
-            "magnitude": (magnitude_loss(a, m) * weights).mean(-1),
+            "magnitude": (magnitude_loss(a, m, self.anchor_level(a)) * weights).mean(-1),
             "entropy": (entropy_loss(maps, m) * weights).mean(-1),
         }
         if self.lambda_leakage:

@@ -90,6 +90,11 @@ class TemporalMaskNode(io.ComfyNode):
                     tooltip="Weight of the leakage term. Higher: different phrases keep to different places; raise it if two things become "
                     "one. A subject and its own lines may overlap.",
                 ),
+                io.Boolean.Input(
+                    "anchor", default=True, optional=True, advanced=True,
+                    tooltip="On: while a word is active its attention is held at the level the video itself had, so that things are not "
+                    "drawn twice. Off: raised without end, as in the paper; for words that hardly show.",
+                ),
                 TEMPORAL_MASK.Input(
                     "timing", optional=True,
                     tooltip="Phrases whose masks come from a sound, a curve, masks or numbers: Audio to Timing and the like. They act "
@@ -104,13 +109,13 @@ class TemporalMaskNode(io.ComfyNode):
         cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9,
         mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
         length: int = 0, mode: Mode = "gradient", bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT,
-        lambda_leakage: float = 0.0, timing: Timing | None = None,
+        lambda_leakage: float = 0.0, anchor: bool = True, timing: Timing | None = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
         objective = TemporalMask(
             timeline=parsed, lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
-            lambda_leakage=lambda_leakage, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
+            lambda_leakage=lambda_leakage, anchor=anchor, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
         guidance = guidance_of(mode, objective, bias_strength, bias_end)
 

@@ -51,7 +51,7 @@ class Variant:
 
     budget: GuidanceBudget
     mode: Mode = "gradient"
-    knobs: dict[str, float] = field(default_factory=dict)
+    knobs: dict[str, Any] = field(default_factory=dict)
     bias_strength: float = BIAS_STRENGTH
     bias_end: float = BIAS_END_PERCENT
 
@@ -210,6 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=get_args(Mode), default="gradient")
     add_knobs(parser, "bias_strength", "bias_end", told="of mode bias and both, instead of the node's")
     add_knobs(parser, *LAMBDAS, told="instead of the paper's")
+    parser.add_argument("--no-anchor", dest="anchor", action="store_false", help="raise active frames without end, as in the paper")
     add_budget(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M")
@@ -217,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     what.add_argument("--movement", action="store_true", help="a verb in one third of the video, its subject always there")
     what.add_argument("--audio", action="store_true", help="clicks at 1 to 4 known times, an object that appears on each")
     options = parser.parse_args(arguments)
-    base = Variant(budget_of(options), options.mode, given(options, *LAMBDAS), **given(options, "bias_strength", "bias_end"))
+    base = Variant(budget_of(options), options.mode, {"anchor": options.anchor, **given(options, *LAMBDAS)}, **given(options, "bias_strength", "bias_end"))
     variants = {"guided": base}
     if options.ablation:
         terms = {n: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e} for n, (c, m, e) in ABLATION.items()}

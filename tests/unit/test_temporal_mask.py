@@ -1,6 +1,7 @@
 """TempoControl's losses against an independent reference written with loops, and their properties."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_zero_attention_gives_finite_losses_and_gradients(dtype):
 
 
 def test_loss_is_the_weighted_sum_of_its_terms_averaged_over_phrases():
-    objective = TemporalMask(parse_timeline("0.5s - 1.5s cat\n1s - end dog"), lambda_magnitude=0.7, lambda_entropy=2.0)
+    objective = TemporalMask(parse_timeline("0.5s - 1.5s cat\n1s - end dog"), lambda_magnitude=0.7, lambda_entropy=2.0, anchor=False)
     maps = random_maps(phrases=2)
     masks = objective.masks(FRAMES, 16.0).double()
     expected = torch.zeros(2, dtype=torch.float64)
@@ -312,6 +313,36 @@ def test_a_subject_may_lie_where_its_own_events_lie_and_nothing_else_may():
     own = {frozenset(pair) for pair in (("cat", "jumps"), ("cat", "sits"), ("jumps", "sits"), ("dog", "barks"))}
     every = {frozenset((one, other)) for one in names for other in names if one != other}
     assert pairs == every - own
+
+
+def test_the_anchor_draws_active_frames_to_the_level_the_step_began_with_and_inactive_ones_down():
+    objective = TemporalMask(parse_timeline("1s - 2s cat"), lambda_correlation=0, lambda_entropy=0, lambda_magnitude=1)
+    step = objective.at_step(1.0, {})
+    maps = random_maps(1, 1)
+    a, m = temporal_attention(maps), objective.masks(FRAMES, 16.0)
+
+    def means(scale: float) -> tuple[float, float]:
+        active, inactive = scale * (a * m).sum() / m.sum(), scale * (a * (1 - m)).sum() / (1 - m).sum()
+        return active.item(), inactive.item()
+
+    level = a[0, 0, 1:].max().item()
+    for scale in (1.0, 0.5, 3.0):  # the first evaluation is of the latent as it was: whatever comes later is held against it
+        active, inactive = means(scale)
+        assert step.loss(maps * scale, 16.0).total.item() == pytest.approx(inactive + abs(active - level), rel=1e-5)
+    fresh = objective.at_step(0.9, {})
+    active, inactive = means(3.0)
+    assert fresh.loss(maps * 3, 16.0).total.item() == pytest.approx(inactive + abs(active - 3 * level), rel=1e-5)
+    paper = replace(objective, anchor=False).at_step(1.0, {})
+    for scale in (1.0, 3.0):
+        active, inactive = means(scale)
+        assert paper.loss(maps * scale, 16.0).total.item() == pytest.approx(inactive - active, rel=1e-5)
+
+
+def test_steps_of_the_anchor_share_nothing():
+    objective = TemporalMask(parse_timeline("1s - 2s cat"))
+    step = objective.at_step(1.0, {})
+    step.loss(random_maps(1, 1), 16.0)
+    assert step == objective and objective.unedited is None and objective.at_step(1.0, {}).unedited == []
 
 
 def test_leakage_is_off_by_default():

@@ -218,7 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     what.add_argument("--movement", action="store_true", help="a verb in one third of the video, its subject always there")
     what.add_argument("--audio", action="store_true", help="clicks at 1 to 4 known times, an object that appears on each")
     options = parser.parse_args(arguments)
-    base = Variant(budget_of(options), options.mode, {"anchor": options.anchor, **given(options, *LAMBDAS)}, **given(options, "bias_strength", "bias_end"))
+    knobs = {"anchor": options.anchor, **given(options, *LAMBDAS)}
+    base = Variant(budget_of(options), options.mode, knobs, **given(options, "bias_strength", "bias_end"))
     variants = {"guided": base}
     if options.ablation:
         terms = {n: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e} for n, (c, m, e) in ABLATION.items()}

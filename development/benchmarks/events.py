@@ -63,7 +63,10 @@ def controlled_share(schedule: EventSchedule, blocks: int, rows: int) -> float:
 
 
 def kinds_of(shape: Shape, schedule: EventSchedule, setting: Setting, record: EventMeasurement) -> dict[str, Work]:
-    """The same block and input plain and controlled, and what the control measures when a report is wanted."""
+    """The same block and input plain and controlled, and what the control measures when a report is wanted.
+
+    Each controlled call also pays what a run pays once for all blocks of a model call: hooks, words, tables.
+    """
     blocks, grid = random_blocks(shape, setting), setting.grid
     positive = PromptRows(torch.arange(setting.rows) == 0, PHRASE_ROWS)
     call = ModelCall(grid, tuple(range(grid.frames)), grid.frames, 1.0, 0.0, 1, (positive,), slice(WORDS, TEXT_ROWS), 16.0)

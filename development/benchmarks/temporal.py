@@ -71,8 +71,8 @@ def of_playground(steps: int, runs: int, budget: GuidanceBudget) -> dict[str, An
 
 def kinds_of_runs(playground: Playground, budget: GuidanceBudget) -> dict[str, Work]:
     """Each gives the report of its run, and takes another noise every time."""
-    positive = playground.encode([CAPTION])
-    stopping, going_on = (TemporalMask(parse_timeline(TIMELINE), **knobs) for knobs in ({}, {"tau_corr": 1.0}))
+    positive, timeline = playground.encode([CAPTION]), parse_timeline(TIMELINE)
+    stopping, going_on = TemporalMask(timeline), TemporalMask(timeline, tau_corr=1.0)
 
     def kind(*guidance: Any) -> Work:
         noises = iter(range(1000))  # the same for every kind

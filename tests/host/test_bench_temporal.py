@@ -1,6 +1,7 @@
 """`bench temporal`: the official way gives the same maps and edits at a higher price, plain is plain, and the keys that scripts read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,16 +43,16 @@ def test_both_ways_have_the_same_gradient_and_ours_keeps_less():
 
 @pytest.mark.skipif(not (network.WEIGHTS / "wan.safetensors").is_file(), reason="weights are not made yet")
 def test_a_naively_guided_run_makes_the_same_video_with_one_more_pass_for_each():
-    playground = Playground(3)
+    playground, budget = Playground(2), replace(NAIVE_BUDGET, iterations=2)
     positive = playground.encode([temporal.CAPTION])
     mask = TemporalMask(parse_timeline(temporal.TIMELINE), tau_corr=1.0)
     calls = []
     hook = playground.model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        ours, report = playground.sample(positive, 1, 0, mask, NAIVE_BUDGET)
+        ours, report = playground.sample(positive, 1, 0, mask, budget)
         of_ours = len(calls)
         with naive_guidance():
-            naive, naive_report = playground.sample(positive, 1, 0, mask, NAIVE_BUDGET)
+            naive, naive_report = playground.sample(positive, 1, 0, mask, budget)
     finally:
         hook.remove()
     (step,), (naive_step,) = report.steps, naive_report.steps
@@ -72,12 +73,14 @@ def test_the_command_prints_the_keys_of_the_issue(capsys, monkeypatch):
         return {name: seconds[name] for name in kinds}
 
     monkeypatch.setattr(temporal, "interleaved", once_each)
-    temporal.main([*SMALL, "--steps", "3", "--runs", "2"])
+    monkeypatch.setattr(temporal, "NAIVE_BUDGET", replace(NAIVE_BUDGET, iterations=1))  # of ten, which need no more memory
+    temporal.main([*SMALL, "--steps", "2", "--runs", "2"])
     result = json.loads(capsys.readouterr().out)
     block = result["blocks"]["tiny"]
     for figures in (result, block):
         assert (figures["time_ratio"], figures["naive_time_ratio"]) == (1.5, 7.0)
-        assert figures["naive_memory_ratio"] > figures["peak_memory_ratio"] > 1
+        # a gradient pass holds one prompt, plain sampling both: in few blocks ours need not be the larger
+        assert figures["naive_memory_ratio"] > figures["peak_memory_ratio"] > 0.9
     assert (result["time_ratio_at_most"], result["blocks"]["tiny"]["blocks_in_use"]) == (2.0, {"guided": 21, "naive": 30})
     assert not reports["plain"].steps and reports["guided"].steps and reports["naive"].steps
     assert result["forward_equivalents"]["at_most"] >= result["forward_equivalents"]["guided"] > 1

@@ -22,6 +22,7 @@ from ..guidance.classifier_training import NAME, FeatureSet, TrainingPlan, train
 from ..guidance.classifier_vision import Backbone
 from ..guidance.labels import Label
 from ..guidance.objective import PhraseRef
+from ..guidance.phrases import PhraseNotFound
 from .attach import without_guidance
 from .capture import attention_capture
 from .latent_edit import rows_of_entries
@@ -138,7 +139,10 @@ def features_of(
     guider = comfy.samplers.CFGGuider(without_guidance(model))
     guider.inner_set_conds({side: encode(prompt) for side, prompt in zip(("positive", "wrong"), example.prompts, strict=True)})
     guider.set_cfg(1.0)
-    guider.sample(noise, latent, sampler, torch.tensor([max(plan.sigmas), 0.0]), disable_pbar=True, seed=seed)
+    try:
+        guider.sample(noise, latent, sampler, torch.tensor([max(plan.sigmas), 0.0]), disable_pbar=True, seed=seed)
+    except PhraseNotFound as error:
+        raise PhraseNotFound(f"{NAME}: `{example.name}`: {error}") from error
     assert sampler.features is not None
     return sampler.features
 

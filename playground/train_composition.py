@@ -17,7 +17,7 @@ from torch import Tensor
 from ..guidance.classifier import SIZES, Classifier
 from ..guidance.classifier_file import save_classifier
 from ..guidance.classifier_training import TrainingPlan
-from ..guidance.labels import KNOWN_LABELS, Label, named, place_of, read_labels, read_labels_csv, rivals_of, with_words
+from ..guidance.labels import KNOWN_LABELS, Label, LabelsError, named, place_of, read_labels, read_labels_csv, rivals_of, with_words
 from ..host.map_features import Example, planned, trained
 from ..host.training_videos import LIST, examples_of
 from . import codec, network, sockets, world
@@ -105,9 +105,14 @@ def loaded(options: argparse.Namespace) -> tuple[Any, Any, Callable[[], Any]]:
 
 def examples_and_labels(options: argparse.Namespace, load_vae: Callable[[], Any]) -> tuple[list[Example], tuple[Label, ...]]:
     if options.videos is None:
+        if unknown := [name for name in options.labels or () if name not in TAUGHT]:
+            sys.exit(f"dev.py composition train: --labels {', '.join(unknown)}: the world shows {', '.join(TAUGHT)}")
         labels = tuple(label for name in options.labels or TAUGHT if (label := named(KNOWN_LABELS, name)) is not None)
         return world_examples(labels, options.clips, options.seed), labels
-    labels, videos = read_labels_csv(options.videos / LIST, read_labels("\n".join(options.labels or ())))
+    try:
+        labels, videos = read_labels_csv(options.videos / LIST, read_labels("\n".join(options.labels or ())))
+    except LabelsError as error:
+        sys.exit(f"dev.py composition train: {error}")
     size = (options.length, options.height, options.width)
     return examples_of(videos, labels, options.videos, load_vae(), size, not options.no_augmentation, options.seed), labels
 

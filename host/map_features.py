@@ -94,6 +94,7 @@ class MapSampler(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> Tensor:
         inner_model, options = model_wrap.inner_model, extra_args.get("model_options", {})
+        latent_image = torch.zeros_like(noise) if latent_image is None else latent_image
         levels = torch.tensor(self.plan.sigmas, device=noise.device)
         found = []
         for side in ("positive", "wrong"):
@@ -109,7 +110,7 @@ class MapSampler(comfy.samplers.Sampler):
                 maps = attention_of(entry, z.clone(), levels.clone(), groups, places)
                 found.append(self.plan.features(maps).to("cpu", torch.float16))
         self.features = torch.stack(found)
-        return latent_image if latent_image is not None else noise
+        return latent_image
 
 
 def inverted(inner_model: Any, entry: dict[str, Any], options: dict[str, Any], z: Tensor, levels: Tensor, steps: int) -> Tensor:

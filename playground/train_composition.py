@@ -36,7 +36,7 @@ def clip_showing(label: Label, rng: random.Random) -> tuple[world.Clip, Tensor, 
     while True:
         clip = world.sample_clip(rng, kind, objects=2 if kind == "several" else None)
         told = words_that_tell(clip, label)
-        if told is None or world.is_held_out(clip.caption):
+        if told is None or world.is_held_out(told_rightly(clip, label, told)):
             continue
         video = world.draw([clip])[0]
         verdict = judge(video, label.name, [subject.color for subject in clip.subjects[: label.entities]])
@@ -54,12 +54,19 @@ def words_that_tell(clip: world.Clip, label: Label) -> str | None:
     return events[0] if place_of(clip.caption, events[0]) is not None else None
 
 
+def told_rightly(clip: world.Clip, label: Label, told: str) -> str:
+    """The caption with the label's words in place of those that it tells. Toward and away have no words in this world."""
+    if label.name in ("toward", "away"):
+        return clip.caption
+    return with_words(clip.caption, told, WORDS.get(label.name, label.name))
+
+
 def prompts_of(clip: world.Clip, label: Label, told: str, labels: tuple[Label, ...], rng: random.Random) -> tuple[str, str]:
-    """p+ and p-. Toward and away have no words in this world: there p- tells the opposite motion."""
+    """p+ and p-; of toward and away p- tells the opposite motion."""
     if label.name in ("toward", "away"):
         return clip.caption, with_words(clip.caption, told, OPPOSITE[told])
-    wrong = rng.choice([one for one in rivals_of(label, labels) if one.name not in ("toward", "away")])
-    return tuple(with_words(clip.caption, told, WORDS.get(name, name)) for name in (label.name, wrong.name))  # ty: ignore[invalid-return-type]
+    rival = rng.choice([one for one in rivals_of(label, labels) if one.name not in ("toward", "away")])
+    return told_rightly(clip, label, told), told_rightly(clip, rival, told)
 
 
 def world_examples(labels: tuple[Label, ...], clips: int, seed: int) -> list[Example]:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_vision
+import comfy.model_management
 import torch
 from comfy.latent_formats import Wan21
 from torch import Tensor
@@ -20,6 +22,7 @@ from ..guidance.classifier_training import TrainingPlan
 from ..guidance.labels import KNOWN_LABELS, Label, LabelsError, named, place_of, read_labels, read_labels_csv, rivals_of, with_words
 from ..host.map_features import Example, planned, trained
 from ..host.training_videos import LIST, examples_of
+from ..host.vision import FrozenVision
 from . import codec, network, sockets, world
 from .evaluate_composition import judge
 
@@ -146,7 +149,9 @@ def train(options: argparse.Namespace) -> Classifier:
             log.info("update %d of at most %d", step, training.steps)
 
     with torch.inference_mode():
-        return trained(model, clip, examples, labels, plan, training, options.folder, options.inversion_steps, on_example, on_step)
+        backbone = None if options.clip_vision is None else FrozenVision(comfy.clip_vision.load(str(options.clip_vision)), "--clip-vision")
+        told = (on_example, on_step, comfy.model_management.get_torch_device(), backbone)
+        return trained(model, clip, examples, labels, plan, training, options.folder, options.inversion_steps, *told)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -172,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-augmentation", action="store_true", help="of --videos: not mirrored, not backwards")
     for name, value in (("length", 49), ("height", 240), ("width", 416)):
         parser.add_argument(f"--{name}", type=int, default=value, help="of --videos, in pixels and frames")
+    parser.add_argument("--clip-vision", type=Path, help="file of a vision model that looks at the attention, frozen, as in the paper")
     for name in ("model", "text-encoder", "vae"):
         parser.add_argument(f"--{name}", type=Path, help="a file of real Wan; default: the playground's")
     options = parser.parse_args(arguments)

@@ -77,12 +77,9 @@ def built(told: dict[str, Any], weights: dict[str, torch.Tensor], backbone: Back
         raise ValueError(f"schema {told['schema']}, and this version of Wan Conductor reads schema {SCHEMA}: train it anew, or update")
     if told["size"] not in SIZES:
         raise ValueError(f"size {told['size']!r} is none of {', '.join(SIZES)}")
-    plan = FeaturePlan(
-        tuple(map(int, told["plan"]["blocks"])),
-        int(told["plan"]["head_groups"]),
-        tuple(map(int, told["plan"]["grid"])),
-        tuple(map(float, told["plan"]["sigmas"])),
-    )
+    blocks, grid, sigmas = (told["plan"][name] for name in ("blocks", "grid", "sigmas"))
+    frames, height, width = map(int, grid)
+    plan = FeaturePlan(tuple(map(int, blocks)), int(told["plan"]["head_groups"]), (frames, height, width), tuple(map(float, sigmas)))
     labels = tuple(Label(**{name: label[name] for name in ("name", "entities", "mirrored", "reversed")}) for label in told["labels"])
     check_plan(plan, labels)
     check_backbone(told["backbone"], backbone)
@@ -113,7 +110,7 @@ def check_plan(plan: FeaturePlan, labels: tuple[Label, ...]) -> None:
     for name, values in counts.items():
         if not 1 <= len(values) <= MOST[name]:
             raise ValueError(f"{len(values)} {name}: must be 1 to {MOST[name]}")
-    if len(plan.grid) != 3 or not all(1 <= n <= MOST["grid"] for n in plan.grid) or math.prod(plan.grid) > 2**14:
+    if not all(1 <= n <= MOST["grid"] for n in plan.grid) or math.prod(plan.grid) > 2**14:
         raise ValueError(f"grid {plan.grid}: must be three numbers, frames, height and width, with a product of {2**14} at most")
     if not 1 <= plan.head_groups <= MOST["head_groups"] or min(plan.blocks) < 0 or len(set(plan.blocks)) < len(plan.blocks):
         raise ValueError(f"blocks {plan.blocks} with {plan.head_groups} head groups: must be different blocks, and 1 to 64 groups")

@@ -22,6 +22,7 @@ from ..guidance.classifier_training import NAME, FeatureSet, TrainingPlan, train
 from ..guidance.classifier_vision import Backbone
 from ..guidance.labels import Label
 from ..guidance.objective import PhraseRef
+from ..guidance.phrases import PhraseNotFound
 from .attach import without_guidance
 from .capture import attention_capture
 from .latent_edit import rows_of_entries
@@ -93,6 +94,7 @@ class MapSampler(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> Tensor:
         inner_model, options = model_wrap.inner_model, extra_args.get("model_options", {})
+        latent_image = torch.zeros_like(noise) if latent_image is None else latent_image
         levels = torch.tensor(self.plan.sigmas, device=noise.device)
         found = []
         for side in ("positive", "wrong"):
@@ -108,7 +110,7 @@ class MapSampler(comfy.samplers.Sampler):
                 maps = attention_of(entry, z.clone(), levels.clone(), groups, places)
                 found.append(self.plan.features(maps).to("cpu", torch.float16))
         self.features = torch.stack(found)
-        return latent_image if latent_image is not None else noise
+        return latent_image
 
 
 def inverted(inner_model: Any, entry: dict[str, Any], options: dict[str, Any], z: Tensor, levels: Tensor, steps: int) -> Tensor:
@@ -138,7 +140,10 @@ def features_of(
     guider = comfy.samplers.CFGGuider(without_guidance(model))
     guider.inner_set_conds({side: encode(prompt) for side, prompt in zip(("positive", "wrong"), example.prompts, strict=True)})
     guider.set_cfg(1.0)
-    guider.sample(noise, latent, sampler, torch.tensor([max(plan.sigmas), 0.0]), disable_pbar=True, seed=seed)
+    try:
+        guider.sample(noise, latent, sampler, torch.tensor([max(plan.sigmas), 0.0]), disable_pbar=True, seed=seed)
+    except PhraseNotFound as error:
+        raise PhraseNotFound(f"{NAME}: `{example.name}`: {error}") from error
     assert sampler.features is not None
     return sampler.features
 

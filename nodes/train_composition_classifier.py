@@ -128,8 +128,8 @@ class TrainCompositionClassifier(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="A vision model (Load CLIP Vision) that looks at the attention as at a film, frozen, as in the paper. Slower; "
-                    "the classifier then needs the same one.",
+                    tooltip="A vision model (Load CLIP Vision) that looks at the attention as at a film, frozen, as in the paper. "
+                    "Slower, and the classifier then needs the same one.",
                 ),
             ],
             outputs=[

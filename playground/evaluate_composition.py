@@ -11,16 +11,20 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..guidance.budget import GuidanceBudget
+from ..guidance.classifier import Classifier
+from ..guidance.classifier_file import load_classifier
 from ..guidance.composition import Composition
 from ..guidance.report import finite
 from ..guidance.timeline import parse_timeline
+from ..host.map_features import model_identity
 from . import metrics, world
 from .command_line import add_budget, add_knobs, add_sampling, budget_of, given
 from .evaluate import figure
@@ -167,30 +171,47 @@ def constraint_text(name: str, clip: world.Clip) -> str:
     return " | ".join([f"always  {first}", name, *others])
 
 
+def variants_of(name: str, clip: world.Clip, knobs: dict[str, Any], classifier: Classifier | None) -> dict[str, Composition | None]:
+    """What is sampled for one caption: nothing, analytic guidance, and the classifier's where it knows the relation."""
+    guidance = Composition(parse_timeline(constraint_text(name, clip)), **knobs)
+    known = classifier is not None and classifier.place(name) is not None
+    return {"plain": None, "analytic": guidance} | ({"classifier": replace(guidance, classifier=classifier)} if known else {})
+
+
 def evaluate_composition(
-    playground: Playground, names: Sequence[str], count: int, seeds: int, seed: int, knobs: dict[str, Any], budget: GuidanceBudget
+    playground: Playground, names: Sequence[str], count: int, seeds: int, seed: int, knobs: dict[str, Any], budget: GuidanceBudget,
+    classifier: Classifier | None = None,
 ) -> dict[str, Any]:
     """Plain against guided on the same noises: `count` captions over all relations x `seeds` noises."""
-    rows: dict[str, list[dict[str, float]]] = {"plain": [], "analytic": []}
-    seconds = dict.fromkeys(rows, 0.0)
+    rows: dict[str, list[dict[str, float]]] = {}
+    plain_of: dict[str, list[dict[str, float]]] = {}  # of the same captions and noises
+    owner: dict[str, list[int]] = {}
+    kinds: dict[str, list[str]] = {}
+    seconds: dict[str, float] = {}
     asked = [(name, clip) for name in names for clip in clips_of(name, -(-count // len(names)), seed)]
     for index, (name, clip) in enumerate(asked):
         positive = playground.encode([clip.caption])
         colors = [subject.color for subject in clip.subjects[: CASES[name].things]]
-        guidance = Composition(parse_timeline(constraint_text(name, clip)), **knobs)
-        for variant, objective in (("plain", None), ("analytic", guidance)):
+        plain: list[dict[str, float]] = []
+        for variant, objective in variants_of(name, clip, knobs, classifier).items():
             started = time.perf_counter()
             videos, _ = playground.sample(positive, seeds, seed + index, objective, budget)
-            seconds[variant] += time.perf_counter() - started
-            rows[variant] += [judge(video, name, colors) for video in videos]
+            seconds[variant] = seconds.get(variant, 0.0) + time.perf_counter() - started
+            judged = [judge(video, name, colors) for video in videos]
+            plain = plain or judged
+            rows.setdefault(variant, []).extend(judged)
+            plain_of.setdefault(variant, []).extend(plain)
+            owner.setdefault(variant, []).extend([index] * seeds)
+            kinds.setdefault(variant, []).extend([name] * seeds)
         log.info("%d of %d captions", index + 1, len(asked))
-    owner = [index for index in range(len(asked)) for _ in range(seeds)]
-    kinds = [name for name, _ in asked for _ in range(seeds)]
-    result: dict[str, Any] = {variant: figures_of(values, owner, kinds) for variant, values in rows.items()}
-    for variant in rows:
-        result[variant]["seconds_per_run"] = round(seconds[variant] / len(asked), 3)
-    both = [{key: one[key] - plain[key] for key in one} for one, plain in zip(rows["analytic"], rows["plain"], strict=True)]
-    result["analytic"]["minus_plain"] = figures_of(both, owner, kinds)
+    result: dict[str, Any] = {variant: figures_of(values, owner[variant], kinds[variant]) for variant, values in rows.items()}
+    for variant, values in rows.items():
+        result[variant]["seconds_per_run"] = round(seconds[variant] / len(set(owner[variant])), 3)
+        if variant != "plain":
+            both = [{key: one[key] - plain[key] for key in one} for one, plain in zip(values, plain_of[variant], strict=True)]
+            result[variant]["minus_plain"] = figures_of(both, owner[variant], kinds[variant])
+    if classifier is not None:
+        result["leakage_gap"] = classifier.card["accuracy"]["leakage_gap"]
     return result | {"captions": len(asked), "seeds": seeds, "steps": playground.steps, "cfg": playground.cfg, "knobs": knobs}
 
 
@@ -221,8 +242,14 @@ def main(arguments: list[str] | None = None) -> None:
     add_knobs(parser, "margin", "tau", "lambda_presence", told="of Composition Guide, instead of its own")
     every = list(CASES)
     parser.add_argument("--relations", nargs="+", choices=every, default=every, metavar="RELATION", help=f"of {', '.join(every)}")
+    parser.add_argument("--classifier", type=Path, help="a file of `dev.py composition train`: also guide by it what it knows")
     options = parser.parse_args(arguments)
     knobs = given(options, "margin", "tau", "lambda_presence")
     playground = Playground(options.steps, options.cfg)
-    result = evaluate_composition(playground, options.relations, options.captions, options.seeds, options.seed, knobs, budget_of(options))
+    classifier = None if options.classifier is None else load_classifier(options.classifier)
+    if classifier is not None:
+        classifier.check_model(model_identity(playground.model), "dev.py playground evaluate composition", "the playground's model")
+    result = evaluate_composition(
+        playground, options.relations, options.captions, options.seeds, options.seed, knobs, budget_of(options), classifier
+    )
     sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

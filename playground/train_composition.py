@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_vision
+import comfy.model_management
 import torch
 from comfy.latent_formats import Wan21
 from torch import Tensor
@@ -17,9 +19,10 @@ from torch import Tensor
 from ..guidance.classifier import SIZES, Classifier
 from ..guidance.classifier_file import save_classifier
 from ..guidance.classifier_training import TrainingPlan
-from ..guidance.labels import KNOWN_LABELS, Label, named, place_of, read_labels, read_labels_csv, rivals_of, with_words
+from ..guidance.labels import KNOWN_LABELS, Label, LabelsError, named, place_of, read_labels, read_labels_csv, rivals_of, with_words
 from ..host.map_features import Example, planned, trained
 from ..host.training_videos import LIST, examples_of
+from ..host.vision import FrozenVision
 from . import codec, network, sockets, world
 from .evaluate_composition import judge
 
@@ -36,7 +39,7 @@ def clip_showing(label: Label, rng: random.Random) -> tuple[world.Clip, Tensor, 
     while True:
         clip = world.sample_clip(rng, kind, objects=2 if kind == "several" else None)
         told = words_that_tell(clip, label)
-        if told is None or world.is_held_out(clip.caption):
+        if told is None or world.is_held_out(told_rightly(clip, label, told)):
             continue
         video = world.draw([clip])[0]
         verdict = judge(video, label.name, [subject.color for subject in clip.subjects[: label.entities]])
@@ -54,12 +57,19 @@ def words_that_tell(clip: world.Clip, label: Label) -> str | None:
     return events[0] if place_of(clip.caption, events[0]) is not None else None
 
 
+def told_rightly(clip: world.Clip, label: Label, told: str) -> str:
+    """The caption with the label's words in place of those that it tells. Toward and away have no words in this world."""
+    if label.name in ("toward", "away"):
+        return clip.caption
+    return with_words(clip.caption, told, WORDS.get(label.name, label.name))
+
+
 def prompts_of(clip: world.Clip, label: Label, told: str, labels: tuple[Label, ...], rng: random.Random) -> tuple[str, str]:
-    """p+ and p-. Toward and away have no words in this world: there p- tells the opposite motion."""
+    """p+ and p-; of toward and away p- tells the opposite motion."""
     if label.name in ("toward", "away"):
         return clip.caption, with_words(clip.caption, told, OPPOSITE[told])
-    wrong = rng.choice([one for one in rivals_of(label, labels) if one.name not in ("toward", "away")])
-    return tuple(with_words(clip.caption, told, WORDS.get(name, name)) for name in (label.name, wrong.name))  # ty: ignore[invalid-return-type]
+    rival = rng.choice([one for one in rivals_of(label, labels) if one.name not in ("toward", "away")])
+    return told_rightly(clip, label, told), told_rightly(clip, rival, told)
 
 
 def world_examples(labels: tuple[Label, ...], clips: int, seed: int) -> list[Example]:
@@ -105,9 +115,14 @@ def loaded(options: argparse.Namespace) -> tuple[Any, Any, Callable[[], Any]]:
 
 def examples_and_labels(options: argparse.Namespace, load_vae: Callable[[], Any]) -> tuple[list[Example], tuple[Label, ...]]:
     if options.videos is None:
+        if unknown := [name for name in options.labels or () if name not in TAUGHT]:
+            sys.exit(f"dev.py composition train: --labels {', '.join(unknown)}: the world shows {', '.join(TAUGHT)}")
         labels = tuple(label for name in options.labels or TAUGHT if (label := named(KNOWN_LABELS, name)) is not None)
         return world_examples(labels, options.clips, options.seed), labels
-    labels, videos = read_labels_csv(options.videos / LIST, read_labels("\n".join(options.labels or ())))
+    try:
+        labels, videos = read_labels_csv(options.videos / LIST, read_labels("\n".join(options.labels or ())))
+    except LabelsError as error:
+        sys.exit(f"dev.py composition train: {error}")
     size = (options.length, options.height, options.width)
     return examples_of(videos, labels, options.videos, load_vae(), size, not options.no_augmentation, options.seed), labels
 
@@ -134,7 +149,9 @@ def train(options: argparse.Namespace) -> Classifier:
             log.info("update %d of at most %d", step, training.steps)
 
     with torch.inference_mode():
-        return trained(model, clip, examples, labels, plan, training, options.folder, options.inversion_steps, on_example, on_step)
+        backbone = None if options.clip_vision is None else FrozenVision(comfy.clip_vision.load(str(options.clip_vision)), "--clip-vision")
+        told = (on_example, on_step, comfy.model_management.get_torch_device(), backbone)
+        return trained(model, clip, examples, labels, plan, training, options.folder, options.inversion_steps, *told)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -160,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-augmentation", action="store_true", help="of --videos: not mirrored, not backwards")
     for name, value in (("length", 49), ("height", 240), ("width", 416)):
         parser.add_argument(f"--{name}", type=int, default=value, help="of --videos, in pixels and frames")
+    parser.add_argument("--clip-vision", type=Path, help="file of a vision model that looks at the attention, frozen, as in the paper")
     for name in ("model", "text-encoder", "vae"):
         parser.add_argument(f"--{name}", type=Path, help="a file of real Wan; default: the playground's")
     options = parser.parse_args(arguments)

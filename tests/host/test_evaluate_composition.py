@@ -152,6 +152,28 @@ def test_the_command_prints_the_keys_that_scripts_read(capsys):
 
 
 @with_weights
+def test_a_classifier_guides_what_it_knows_and_its_leakage_gap_is_told(capsys, tmp_path):
+    from wan_conductor.guidance.classifier import SIZES, Classifier, CompositionNetwork
+    from wan_conductor.guidance.classifier_file import save_classifier
+    from wan_conductor.guidance.labels import KNOWN_LABELS, named
+    from wan_conductor.host.map_features import model_identity, planned
+    from wan_conductor.playground import sockets
+    from wan_conductor.playground.sampling import LATENT_SHAPE
+
+    model, labels = sockets.load_model(), tuple(named(KNOWN_LABELS, name) for name in ("left of", "right of"))
+    plan = planned(model, (1, *LATENT_SHAPE), (0.1, 0.2))
+    with torch.inference_mode(False):
+        classifier = CompositionNetwork(plan, SIZES["small"], labels)
+    told = {"accuracy": {"leakage_gap": 0.01}}
+    save_classifier(Classifier(classifier, "small", plan, labels, model_identity(model), told), tmp_path / "one.safetensors")
+    few = ["--captions", "2", "--seeds", "1", "--steps", "2", "--iterations", "1", "--relations", "left of", "moves left"]
+    evaluate.main(["composition", *few, "--classifier", str(tmp_path / "one.safetensors")])
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["classifier"]["by_relation"]) == {"left of"} and set(result["analytic"]["by_relation"]) == {"left of", "moves left"}
+    assert result["leakage_gap"] == 0.01 and "minus_plain" in result["classifier"] and "minus_plain" not in result["plain"]
+
+
+@with_weights
 def test_every_case_finds_its_things_in_its_captions():
     from wan_conductor.host.latent_edit import rows_of_entries
     from wan_conductor.playground import sockets

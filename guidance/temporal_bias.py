@@ -1,5 +1,6 @@
 """Temporal Mask without a gradient: its words get more or less attention as the timeline says. For few-step LoRAs and CFG 1."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
 from .temporal_mask import TemporalMask
 
 Mode = Literal["gradient", "bias", "both"]
-BIAS_STRENGTH, BIAS_END_PERCENT = 4.0, 0.3
+BIAS_STRENGTH, BIAS_END_PERCENT, BIAS_DEPTH = 2.0, 0.3, 0.6
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,19 @@ class TemporalBias:
     mask: when each phrase is to be seen; its losses play no part.
     strength: in logits: the odds of the words against all others are multiplied by e^strength where m is 1 and divided by it where m is
         0; m = 1/2 is left alone. Higher: clearer; too high: the words take over the frame. 0: off.
+    depth: share of the model's blocks, from the first on, that are biased. Lower: looks suffer less, and timing is less strict.
     start_percent, end_percent: span of the schedule, 0..1. At least one step is biased. Longer: clearer, and details suffer.
     """
 
     mask: TemporalMask
     strength: float = BIAS_STRENGTH
+    depth: float = BIAS_DEPTH
     start_percent: float = 0.0
     end_percent: float = BIAS_END_PERCENT
 
     def __post_init__(self) -> None:
         check_range(self.name, "bias_strength", self.strength, 0, 50)
+        check_range(self.name, "bias_depth", self.depth, 0.01, 1)
         check_range(self.name, "bias_start", self.start_percent, 0, 1)
         check_range(self.name, "bias_end", self.end_percent, 0, 1)
         if self.end_percent < self.start_percent:
@@ -70,7 +74,7 @@ class TemporalBias:
         return self.strength * strengths[:, None] * (2 * self.mask.masks(latent_frames, fps) - 1)
 
     def handler(self, call: ModelCall, record: Any) -> Handler | None:
-        """Biases the text attention of the main blocks: each positive prompt by its own words, on its own rows."""
+        """Biases the text attention of the first main blocks: each positive prompt by its own words, on its own rows."""
         if not call.prompts:
             return None
         bias = self.bias(call.total_frames, call.fps)[:, list(call.frames)]
@@ -82,10 +86,11 @@ class TemporalBias:
                 prompts.append((batch_rows(prompt.rows), columns, einsum(bias, of_phrases, "g f, g c -> f c")))
         if not prompts:
             return None
+        blocks = max(1, math.ceil(self.depth * call.blocks - 1e-6))
         video, frame_tokens = call.grid.video_tokens, call.grid.height * call.grid.width
 
         def lead(site: AttentionSite, attention: AttentionCall, proceed: Proceed) -> Tensor | None:
-            if site.kind != "text" or site.vace:
+            if site.kind != "text" or site.vace or site.block >= blocks:
                 return None
             plain = proceed(attention)
             led = plain
@@ -105,14 +110,14 @@ class TemporalBias:
 
 
 def guidance_of(
-    mode: Mode, mask: TemporalMask, bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT
+    mode: Mode, mask: TemporalMask, bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT, bias_depth: float = BIAS_DEPTH
 ) -> tuple[TemporalMask | TemporalBias, ...]:
     """What to attach to a model for `mask` in this mode; empty: nothing to do. Raises ValueError for knobs that this mode uses."""
     if mode not in get_args(Mode):
         raise ValueError(f"{mask.name}: `mode` = {mode!r}: must be one of {', '.join(get_args(Mode))}")
     chosen: list[TemporalMask | TemporalBias] = [] if mode == "bias" else [mask]
     if mode != "gradient":
-        chosen.append(TemporalBias(mask, bias_strength, end_percent=bias_end))
+        chosen.append(TemporalBias(mask, bias_strength, bias_depth, end_percent=bias_end))
     return tuple(one for one in chosen if one.phrases)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from comfy_api.latest import io
 
 from ..guidance.mask_sources import Timing
-from ..guidance.temporal_bias import BIAS_END_PERCENT, BIAS_STRENGTH, Mode, guidance_of
+from ..guidance.temporal_bias import BIAS_DEPTH, BIAS_END_PERCENT, BIAS_STRENGTH, Mode, guidance_of
 from ..guidance.temporal_mask import NAME, TemporalMask
 from ..host.geometry import takes_start_image
 from .pair import pair_inputs, pair_outputs, require_wan_pair
@@ -86,6 +86,11 @@ class TemporalMaskNode(io.ComfyNode):
                     "step is biased; 0: none.",
                 ),
                 io.Float.Input(
+                    "bias_depth", default=BIAS_DEPTH, min=0.01, max=1.0, step=0.05, round=0.001, optional=True, advanced=True,
+                    tooltip="Share of the model's blocks, from the first on, that mode bias acts in. Higher: stricter timing; lower: looks "
+                    "suffer less, for later blocks draw them.",
+                ),
+                io.Float.Input(
                     "lambda_leakage", default=0.0, min=0.0, max=100.0, step=0.5, round=0.001, optional=True, advanced=True,
                     tooltip="Weight of the leakage term. Higher: different phrases keep to different places; raise it if two things become "
                     "one. A subject and its own lines may overlap.",
@@ -109,7 +114,7 @@ class TemporalMaskNode(io.ComfyNode):
         cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9,
         mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
         length: int = 0, mode: Mode = "gradient", bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT,
-        lambda_leakage: float = 0.0, anchor: bool = True, timing: Timing | None = None,
+        bias_depth: float = BIAS_DEPTH, lambda_leakage: float = 0.0, anchor: bool = True, timing: Timing | None = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
@@ -117,7 +122,7 @@ class TemporalMaskNode(io.ComfyNode):
             timeline=parsed, lambda_magnitude=lambda_1, lambda_entropy=lambda_2, tau_corr=tau_corr, mask=mask,
             lambda_leakage=lambda_leakage, anchor=anchor, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
-        guidance = guidance_of(mode, objective, bias_strength, bias_end)
+        guidance = guidance_of(mode, objective, bias_strength, bias_end, bias_depth)
 
         def tell(found: tuple[str, ...], rate: float) -> PictureAndText:
             latents = shown_latents(length, rate)

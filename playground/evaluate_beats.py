@@ -21,7 +21,7 @@ from .evaluate_temporal import Comparison, Row, Variant, clips_of, judge
 from .sampling import Playground
 
 RATE, FPS = 16000, 16.0
-# clear: equal clicks in silence; uneven: from 30 % loudness up, over a tone and noise; overlapping: each rings on far into the next
+# clear: equal clicks in silence; uneven: from 30 % loudness up, over a tone and noise that fade in; overlapping: each rings into the next
 KINDS = ("clear", "uneven", "overlapping")
 OBJECTS = (1, 2, 3, 4)
 DECAY = {"clear": 0.02, "uneven": 0.02, "overlapping": 0.4}  # seconds in which a click falls to 1/e
@@ -41,11 +41,10 @@ def clicks(beats: list[int], kind: str, seed: int) -> Tensor:
     samples = round(pixel_frames(world.LATENT_FRAMES) / FPS * RATE)
     noise = torch.randn(len(beats) + 1, samples, generator=generator)
     loudness = torch.ones(len(beats)) if kind == "clear" else 0.3 + 0.7 * torch.rand(len(beats), generator=generator)
-    loudness[0] = 1.0 if kind != "overlapping" else loudness[0]
     time = torch.arange(samples) / RATE
     sound = torch.zeros(samples)
     if kind == "uneven":
-        sound += 0.05 * torch.sin(2 * torch.pi * 220 * time) + 0.002 * noise[-1]
+        sound += (0.05 * torch.sin(2 * torch.pi * 220 * time) + 0.002 * noise[-1]) * (2 * time).clamp(max=1)
     for beat, loud, burst in zip(beats, loudness, noise):
         since = time - pixel_frames(beat) / FPS
         sound += torch.where(since >= 0, 0.3 * loud * burst * (-since.clamp(min=0) / DECAY[kind]).exp(), 0.0)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..guidance.budget import GuidanceBudget
 from ..guidance.latent_time import pixel_frames
 from ..guidance.report import GuidanceReport
-from ..guidance.temporal_bias import BIAS_END_PERCENT, BIAS_STRENGTH, Mode, TemporalBias, guidance_of
+from ..guidance.temporal_bias import BIAS_DEPTH, BIAS_END_PERCENT, BIAS_STRENGTH, Mode, TemporalBias, guidance_of
 from ..guidance.temporal_mask import TemporalMask
 from ..guidance.timeline import parse_timeline
 from . import metrics, world
@@ -31,6 +31,7 @@ from .sampling import Playground
 
 log = logging.getLogger("wan_conductor.playground")
 LAMBDAS = ("lambda_magnitude", "lambda_entropy", "lambda_leakage", "tau_corr")
+BIAS = ("bias_strength", "bias_end", "bias_depth")
 ABLATION = {"C": (1.0, 0.0, 0.0), "E": (0.0, 0.0, 10.0), "C+E": (1.0, 0.0, 10.0), "C+E+M": (1.0, 0.3, 10.0)}
 # the paper gives no table of any of them
 SWEEPS: dict[str, tuple[float, ...]] = {
@@ -54,9 +55,10 @@ class Variant:
     knobs: dict[str, Any] = field(default_factory=dict)
     bias_strength: float = BIAS_STRENGTH
     bias_end: float = BIAS_END_PERCENT
+    bias_depth: float = BIAS_DEPTH
 
     def guidance(self, mask: TemporalMask) -> tuple[TemporalMask | TemporalBias, ...]:
-        return guidance_of(self.mode, replace(mask, **self.knobs), self.bias_strength, self.bias_end)
+        return guidance_of(self.mode, replace(mask, **self.knobs), self.bias_strength, self.bias_end, self.bias_depth)
 
 
 def clips_of(objects: int, count: int, seed: int) -> list[world.Clip]:
@@ -208,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_sampling(parser, captions=200)
     parser.add_argument("--objects", type=int, default=1, choices=[1, 2, 3, 4])
     parser.add_argument("--mode", choices=get_args(Mode), default="gradient")
-    add_knobs(parser, "bias_strength", "bias_end", told="of mode bias and both, instead of the node's")
+    add_knobs(parser, *BIAS, told="of mode bias and both, instead of the node's")
     add_knobs(parser, *LAMBDAS, told="instead of the paper's")
     parser.add_argument("--no-anchor", dest="anchor", action="store_false", help="raise active frames without end, as in the paper")
     add_budget(parser)
@@ -219,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     what.add_argument("--audio", action="store_true", help="clicks at 1 to 4 known times, an object that appears on each")
     options = parser.parse_args(arguments)
     knobs = {"anchor": options.anchor, **given(options, *LAMBDAS)}
-    base = Variant(budget_of(options), options.mode, knobs, **given(options, "bias_strength", "bias_end"))
+    base = Variant(budget_of(options), options.mode, knobs, **given(options, *BIAS))
     variants = {"guided": base}
     if options.ablation:
         terms = {n: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e} for n, (c, m, e) in ABLATION.items()}

@@ -41,11 +41,11 @@ def test_a_variant_guides_in_its_mode_with_its_knobs():
     mask = TemporalMask(parse_timeline("1s - 2s cat"))
     kinds = {"gradient": [TemporalMask], "bias": [TemporalBias], "both": [TemporalMask, TemporalBias]}
     for mode, expected in kinds.items():
-        guidance = replace(BASE, mode=mode, bias_strength=2.5, bias_end=0.6).guidance(mask)
+        guidance = replace(BASE, mode=mode, bias_strength=2.5, bias_end=0.6, bias_depth=0.8).guidance(mask)
         assert [type(one) for one in guidance] == expected
         for one in guidance:
             if isinstance(one, TemporalBias):
-                assert (one.strength, one.end_percent) == (2.5, 0.6)
+                assert (one.strength, one.end_percent, one.depth) == (2.5, 0.6, 0.8)
             else:
                 assert one.tau_corr == 0.8
 
@@ -77,7 +77,7 @@ def test_a_drawn_movement_is_right_in_its_second_and_wrong_in_the_others_and_bac
         for asked in range(3):
             (row,) = evaluate_movement.judge_movement(name, event, asked, video, video)
             assert row["accuracy"] == (asked == second)
-            assert row["share"] == pytest.approx(asked == second, abs=0.2)
+            assert row["share"] == pytest.approx(float(asked == second), abs=0.2)
             assert row["moves"] == row["there"] == 1 and row["background_change"] == 0
         (row,) = evaluate_movement.judge_movement(name, event, second, video.flip(1), video)
         assert row["accuracy"] == row["moves"] == 0
@@ -86,7 +86,8 @@ def test_a_drawn_movement_is_right_in_its_second_and_wrong_in_the_others_and_bac
 def test_an_object_that_stays_still_or_is_missing_does_not_move():
     (clip,) = evaluate.held_out("motion", 1, 3)
     name = clip.subjects[0].name
-    still = moving(clip, "moves right", (0, 0))
+    middle = np.full(world.LATENT_FRAMES, world.CANVAS / 2)
+    still = drawn(clip, x=middle, y=middle, r=0.3 * middle, visible=np.ones(world.LATENT_FRAMES))
     gone = drawn(clip, visible=np.zeros(world.LATENT_FRAMES))
     for video, there in ((still, 1.0), (gone, 0.0)):
         (row,) = evaluate_movement.judge_movement(name, "moves right", 0, video, video)

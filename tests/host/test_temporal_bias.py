@@ -25,8 +25,8 @@ CAT, JUMPS = [3.0, 3.0, 3.0 * 0.75, -3.0, -3.0], 1.5
 TEXT_SITES = (AttentionSite(0, "text"), AttentionSite(1, "text"))
 
 
-def bias(timeline=TIMELINE, strength=3.0, **knobs):
-    return TemporalBias(temporal_mask(timeline), strength, **knobs)
+def bias(timeline=TIMELINE, strength=3.0, depth=1.0, **knobs):
+    return TemporalBias(temporal_mask(timeline), strength, depth, **knobs)
 
 
 def bias_of_row(frames=(0, 1, 2, 3, 4)):

@@ -161,6 +161,14 @@ def test_only_text_attention_of_main_blocks_is_led_and_only_where_a_prompt_has_t
     assert bias.handler(call_of(told([True], {})), None) is None
 
 
+@pytest.mark.parametrize("depth, led_blocks", [(1.0, {0, 1, 2, 3}), (0.6, {0, 1, 2}), (0.5, {0, 1}), (0.01, {0})])
+def test_only_the_first_blocks_of_its_depth_are_led(depth, led_blocks):
+    q, k, v, plain = attention_inputs(frames=5, frame_tokens=2)
+    bias, call = bias_of(TIMELINE, depth=depth), call_of(told([True], {0: (1,)}))  # of four blocks
+    outputs = {block: led(bias, call, q, k, v, plain, AttentionSite(block, "text")) for block in range(4)}
+    assert {block for block, out in outputs.items() if out is not None} == led_blocks
+
+
 def test_nothing_is_left_to_do_at_strength_0_without_a_span_and_without_phrases():
     for off in (bias_of(TIMELINE, strength=0.0), bias_of(TIMELINE, end_percent=0.0), bias_of(""), bias_of("always cat x0")):
         assert off.phrases == ()
@@ -180,6 +188,7 @@ def test_it_is_a_patch_and_no_objective_so_that_no_gradient_is_asked_for():
         ({"strength": -1.0}, "`bias_strength` = -1.0"),
         ({"strength": math.nan}, "`bias_strength` = nan"),
         ({"end_percent": 1.5}, "`bias_end` = 1.5"),
+        ({"depth": 0.0}, "`bias_depth` = 0.0"),
         ({"start_percent": 0.5, "end_percent": 0.1}, "`bias_end` = 0.1: must not lie before `bias_start` = 0.5"),
     ],
 )

@@ -19,7 +19,9 @@ from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
 from .temporal_mask import TemporalMask
 
 Mode = Literal["gradient", "bias", "both"]
-BIAS_STRENGTH, BIAS_END_PERCENT, BIAS_DEPTH = 2.0, 0.3, 0.6
+# On the playground (few captions) longer in the first blocks is on time more often than shorter in all of them, and spoils fewer shapes;
+# to lower words without raising them loses the object.
+BIAS_STRENGTH, BIAS_END_PERCENT, BIAS_DEPTH = 2.0, 0.6, 0.6
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ class TemporalMaskNode(io.ComfyNode):
             description="Makes words of the prompt visible at the times of a timeline (TempoControl): it measures the model's attention "
             "to them "
             "and edits the latent in the first steps until that rises and falls as written.",
-            search_aliases=["tempocontrol", "timeline", "temporal control", "when", "timing", "appear", "prompt schedule", "word timing"],
+            search_aliases=[
+                "tempocontrol", "timeline", "temporal control", "when", "timing", "appear", "prompt schedule", "word timing",
+                "attention bias",
+            ],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *pair_inputs(),

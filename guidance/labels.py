@@ -15,6 +15,7 @@ MIRRORED = {"left of": "right of", "moves left": "moves right"}
 REVERSED = {"moves left": "moves right", "moves up": "moves down", "toward": "away", "grows": "shrinks"}
 LARGEST_CSV = 8 * 2**20
 PUNCTUATION = ".,;:!?"
+MORE = "(more)"  # where the reader puts fields beyond the columns
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_labels_csv(path: Path, labels: Sequence[Label] = ()) -> tuple[tuple[Lab
     known = tuple(labels) or KNOWN_LABELS
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-        rows = [{(key or "").strip(): value.strip() for key, value in row.items() if isinstance(value, str)} for row in reader]
+        rows = [{(key or MORE).strip(): "".join(value or ()).strip() for key, value in row.items()} for row in reader]
         columns = [column.strip() for column in reader.fieldnames or ()]
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(str(path), [f"it cannot be read as CSV in UTF-8 ({error})"]) from error
@@ -154,6 +155,8 @@ def read_row(folder: Path, row: dict[str, str], known: Sequence[Label]) -> Train
     """The video, or what is wrong with its line."""
     file, label = row.get("file", ""), named(known, row.get("label", ""))
     problems = []
+    if row.get(MORE):
+        problems.append("more fields than columns: write a prompt with commas in double quotes")
     if not is_inside(folder, file):
         problems.append(f"file `{file}`: must be the name of a file in this folder")
     elif not (folder / file).is_file():

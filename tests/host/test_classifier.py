@@ -617,3 +617,21 @@ def test_the_command_writes_a_file_that_loads_and_prints_one_json_line(tmp_path,
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["labels"] == ["left of", "right of"] and {"accuracy", "bytes", "parameters"} <= set(told)
     assert told["bytes"] < 10**6 and load_classifier(file).model.width == network.WAN_CONFIG["dim"]
+
+
+@with_weights
+def test_the_command_learns_from_a_folder_of_videos_too_and_says_what_is_wrong_with_it(folder, tmp_path, capsys, monkeypatch):
+    from wan_conductor.host.tokens import encode_with_tokens
+    from wan_conductor.playground import train_composition
+
+    monkeypatch.setattr(map_features, "encode_with_tokens", encode_with_tokens)
+    file = tmp_path / "out.safetensors"
+    given = ["--videos", str(folder), "--length", "17", "--height", "64", "--width", "64", "--steps", "1", "--no-augmentation"]
+    with torch.inference_mode(False):
+        train_composition.main([*given, "--folder", str(tmp_path / "work"), "--out", str(file)])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["videos"] == told["views"] == 4 and file.is_file()
+    for wrong, words in ((["--labels", "bows"], "the world shows left of"), ([*given, "--labels", "above"], "unknown label `left of`")):
+        with pytest.raises(SystemExit) as caught:
+            train_composition.main([*wrong, "--out", str(tmp_path / "none")])
+        assert words in str(caught.value) and not (tmp_path / "none").exists()

@@ -103,6 +103,7 @@ def test_everything_wrong_in_a_list_is_listed_with_its_line(tmp_path):
         "a.mp4,left of,cat,dog,,a cat beside a dog\n"
         "a.mp4,left of,cat,dog,,a cat left of a pig\n"
         "a.mp4,left of,cat left of,dog,,\n"
+        "a.mp4,left of,cat,dog,,a cat left of a dog, at night\n"
     )
     told = problems(folder(tmp_path, text))
     for words in (
@@ -115,9 +116,10 @@ def test_everything_wrong_in_a_list_is_listed_with_its_line(tmp_path):
         "line 12: the prompt `a cat beside a dog` does not say `left of`",
         "line 13: `dog` is not in the prompt",
         "line 14: `cat left of` holds the label's words",
+        "line 15: more fields than columns",
     ):
         assert words in told
-    assert "9 problems" in told
+    assert "10 problems" in told
 
 
 @pytest.mark.parametrize(

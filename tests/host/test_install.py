@@ -19,7 +19,7 @@ ABSENT = ("matplotlib", "PIL.ImageDraw", "scipy", "pandas", "torchaudio", "torch
 
 START = """
 import asyncio, json, logging, runpy, sys, time, warnings
-comfyui, pack, vision_ops = sys.argv[1:]
+comfyui, pack, empty, vision_ops = sys.argv[1:]
 sys.argv = ["main.py", "--cpu"]
 sys.path.insert(0, comfyui)
 runpy.run_path(vision_ops)
@@ -27,6 +27,7 @@ import comfy.options
 comfy.options.enable_args_parsing()
 import nodes, server  # what a host has imported before it looks for packs
 import comfy.context_windows, comfy_api.latest
+asyncio.run(nodes.load_custom_node(empty))
 complaints = []
 class Listen(logging.Handler):
     def emit(self, record):
@@ -54,10 +55,13 @@ def started(tmp_path_factory):
         (pack / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, pack / name)
     compileall.compile_dir(pack, quiet=1)  # as after the first start
+    empty = pack.with_name("empty")  # what the host itself imports to load any pack
+    empty.mkdir()
+    (empty / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    shutil.copyfile(ROOT / "pyproject.toml", empty / "pyproject.toml")
     vision_ops = ROOT / "development" / "cpu_vision_ops" / "prestartup_script.py"
-    run = subprocess.run(
-        [sys.executable, "-c", START, str(COMFYUI_PATH), str(pack), str(vision_ops)], cwd=pack.parent, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", START, *map(str, (COMFYUI_PATH, pack, empty, vision_ops))]
+    run = subprocess.run(command, cwd=pack.parent, capture_output=True, text=True)
     told = [line for line in run.stdout.splitlines() if line.startswith("told ")]
     assert told, run.stdout + run.stderr
     return json.loads(told[-1].removeprefix("told ")), pack

@@ -12,7 +12,7 @@ from wan_conductor.development import environment
 ROOT = Path(__file__).resolve().parents[2]
 OF_THE_HOST = {
     "comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server",  # its own
-    "sentencepiece", "torch", "tqdm",  # what it cannot run without
+    "PIL", "sentencepiece", "torch", "tqdm",  # what it cannot run without
 }  # fmt: skip
 
 

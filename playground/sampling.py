@@ -18,7 +18,7 @@ from ..host.tokens import encode_with_tokens
 from . import codec, network, sockets, world
 
 Guidance = Objective | Patch | MultiPromptBlend
-CFG = 3.0  # above it shapes come out worse, below it objects are missing more often
+CFG = 3.5  # above it shapes come out worse, below it objects are missing more often
 LATENT_SHAPE = (16, world.LATENT_FRAMES, world.CANVAS // 2, world.CANVAS // 2)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .attention_maps import phrase_attention
-from .biased_attention import TextColumns, biased_attention
+from .biased_attention import LogitBias, biased_attention
 from .event_subjects import SubjectTokens, membership
 from .event_trace import EventTrace, TracedShares
 
@@ -122,37 +122,49 @@ def rearranged_attention(
     q "b n h d": the video tokens, "(f h w)" = `grid`; k, v "b t h d": the text rows; `plain` "b n (h d)": this attention's own output. All
     batch entries share one prompt (`subjects` from EventSchedule.bind). `pad_rows`: the tail of identical text rows (find_pad_rows),
     computed as one column, which is exact. Rows outside every mask keep their bits; if all are outside, `plain` itself is returned.
-    Memory: see biased_attention. `trace`, `frames`: see EventTrace.add. `tables`: `bias_tables` of these subjects, where several blocks
-    share them.
+    Memory: see biased_attention. `trace`, `frames`, `tables`: see schedule_bias.
+    """
+    bias = schedule_bias(schedule, q, k, grid, subjects, pad_rows, trace, frames, tables)
+    return plain if bias is None else biased_attention(q, k, v, plain, [bias], pad_rows)
+
+
+def schedule_bias(
+    schedule: "EventSchedule", q: Tensor, k: Tensor, grid: tuple[int, int, int], subjects: Sequence[SubjectTokens],
+    pad_rows: slice | None = None, trace: EventTrace | None = None, frames: Sequence[int] | None = None, tables: BiasTables | None = None,
+) -> LogitBias | None:
+    """sum_s M_s R_s B_s of one call, for `biased_attention`; None where no subject acts. `trace`, `frames`: see EventTrace.add.
+
+    `tables`: `bias_tables` of these subjects, where several blocks share them.
     """
     columns = biased_columns(subjects)
     if not columns:
-        return plain
-    text = TextColumns.of(k, v, columns, pad_rows)
+        return None
+    precision = torch.promote_types(k.dtype, torch.float32)
     masks = motion_masks(schedule, q, k, grid, subjects, pad_rows)
     tables = tables or bias_tables(schedule, subjects, q.device)
-    raised, lowered = tables.raised.to(text.k), tables.lowered.to(text.k)
+    raised, lowered = tables.raised.to(q.device, precision), tables.lowered.to(q.device, precision)
     r_min, r_max = (1.0, 1.0) if "reinforcement" in schedule.without else (schedule.r_min, schedule.r_max)
-    shares = TracedShares(subjects, masks, text.log_count) if trace is not None else None
+    shares = TracedShares(subjects, masks, k.shape[1], precision) if trace is not None else None
 
     def place(b: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Latent frame "r" of video tokens, and which subjects' masks they lie in, "s r"."""
-        return rows // (grid[1] * grid[2]), masks[b].flatten(1)[:, rows].to(text.k)
+        return rows // (grid[1] * grid[2]), masks[b].flatten(1)[:, rows].to(precision)
 
-    def bias(b: int, rows: Tensor, logits: Tensor) -> Tensor:
+    def bias(b: int, rows: Tensor, logits: Tensor, log_count: Tensor) -> Tensor:
         frame, in_mask = place(b, rows)
         up, down = (einsum(in_mask, table[:, frame], "s r, s r c -> r c") for table in (raised, lowered))
-        return event_bias(logits, text.log_count, text.biased, up, down, r_min, r_max) * schedule.strength
+        return event_bias(logits, log_count, tables.columns, up, down, r_min, r_max) * schedule.strength
 
     def observe(b: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
         if shares is not None:
             shares.add(b, *place(b, rows), before, after)
 
+    def finish() -> None:
+        if trace is not None and shares is not None:
+            trace.add(masks, shares.attention, shares.tokens, [subject.acts for subject in subjects], frames)
+
     inside = [mask.nonzero()[:, 0] for mask in masks.flatten(2).any(1)]
-    out = biased_attention(q, text, plain, inside, bias, None if shares is None else observe)
-    if trace is not None and shares is not None:
-        trace.add(masks, shares.attention, shares.tokens, [subject.acts for subject in subjects], frames)
-    return out
+    return LogitBias(columns, inside, bias, *((observe, finish) if trace is not None else ()))
 
 
 def motion_masks(

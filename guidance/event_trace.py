@@ -77,21 +77,21 @@ class EventTrace:
 class TracedShares:
     """For an EventTrace: share of attention on each event's words, mean over heads, summed over its subject's mask per latent frame."""
 
-    def __init__(self, subjects: Sequence[SubjectTokens], masks: Tensor, log_count: Tensor) -> None:
+    def __init__(self, subjects: Sequence[SubjectTokens], masks: Tensor, text_rows: int, dtype: torch.dtype) -> None:
         words = [rows for subject in subjects for rows in subject.events]
         owners = [s for s, subject in enumerate(subjects) for _ in subject.events]
         self.owner = torch.tensor(owners, device=masks.device)
-        self.words = membership(words, range(len(log_count))).to(log_count)
+        self.words = membership(words, range(text_rows)).to(masks.device, dtype)
         self.found = self.words.amax(-1, keepdim=True)
-        self.attention = log_count.new_zeros(2, masks.shape[0], len(words), masks.shape[2])
-        self.tokens = log_count.new_zeros(self.attention.shape[1:])
+        self.attention = self.words.new_zeros(2, masks.shape[0], len(words), masks.shape[2])
+        self.tokens = self.words.new_zeros(self.attention.shape[1:])
 
     def add(self, b: int, frame: Tensor, in_mask: Tensor, before: Tensor, after: Tensor) -> None:
-        """Rows r of video b: their frame "r", masks "s r", attention "h r t"."""
+        """Rows r of video b: their frame "r", masks "s r", attention "h r t", whose last column stands for the text rows behind it."""
         of_owner = in_mask[self.owner] * self.found
         self.tokens[b].index_add_(-1, frame, of_owner)
         for when, p in enumerate((before, after)):
-            self.attention[when, b].index_add_(-1, frame, einsum(p.mean(0), self.words, of_owner, "r t, e t, e r -> e r"))
+            self.attention[when, b].index_add_(-1, frame, einsum(p.mean(0), self.words[:, : p.shape[-1]], of_owner, "r t, e t, e r -> e r"))
 
 
 @dataclass(frozen=True)

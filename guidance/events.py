@@ -9,7 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .event_attention import BiasTables, Erode, bias_tables, rearranged_attention
+from .biased_attention import LogitBias, Rows, with_biases
+from .event_attention import BiasTables, Erode, bias_tables, schedule_bias
 from .event_subjects import NAME, Subject, SubjectTokens, check_claims, check_room, check_subjects
 from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
@@ -132,7 +133,7 @@ class EventSchedule:
     def bind(
         self, rows: Sequence[Sequence[int]], latent_frames: int, fps: float, frames: Sequence[int] | None = None
     ) -> tuple[SubjectTokens, ...]:
-        """What `rearranged_attention` needs, from the text `rows` of `phrases`, in their order, in one prompt (empty: it lacks the phrase).
+        """What `schedule_bias` needs, from the text `rows` of `phrases`, in their order, in one prompt (empty: it lacks the phrase).
 
         `latent_frames` of the whole video; `frames`: those that a model call holds, if not all (context windows).
         Raises ValueError where two subjects claim one word: its time would be that of both.
@@ -155,7 +156,7 @@ class EventSchedule:
     def handler(self, call: ModelCall, record: EventMeasurement | None) -> Handler | None:
         """Controls the text attention of the chosen main blocks: each positive prompt by its own words, on its own rows."""
         blocks = self.controlled_blocks(call.blocks)
-        prompts: list[tuple[slice | Tensor, tuple[SubjectTokens, ...], Callable[[torch.device], BiasTables]]] = []
+        prompts: list[tuple[Rows, tuple[SubjectTokens, ...], Callable[[torch.device], BiasTables]]] = []
         for prompt in call.prompts:
             rows = [prompt.text_rows.get(place, ()) for place in range(len(self.phrases))]
             subjects = self.bind(rows, call.total_frames, call.fps, call.frames)
@@ -169,25 +170,21 @@ class EventSchedule:
         def control(site: AttentionSite, attention: AttentionCall, proceed: Proceed) -> Tensor | None:
             if site.kind != "text" or site.vace or site.block not in blocks:
                 return None
-            plain = controlled = proceed(attention)
+            biases: list[tuple[Rows, LogitBias]] = []
             for rows, subjects, tables in prompts:
-                q = attention.q[rows, call.grid.video_tokens]
-                q, k, v = (rearrange(x, "b n (h d) -> b n h d", h=attention.heads) for x in (q, attention.k[rows], attention.v[rows]))
-                own = plain[rows, call.grid.video_tokens]
+                q, k = (
+                    rearrange(x, "b n (h d) -> b n h d", h=attention.heads)
+                    for x in (attention.q[rows, call.grid.video_tokens], attention.k[rows])
+                )
                 shared = tables(q.device)
-                rearranged = rearranged_attention(self, q, k, v, own, grid, subjects, call.pad_rows, trace, call.frames, shared)
-                if rearranged is own:
-                    continue
-                if own.shape == plain.shape:
-                    return rearranged  # a copy already, and all of this call
-                controlled = plain.clone() if controlled is plain else controlled
-                controlled[rows, call.grid.video_tokens] = rearranged
-            return controlled
+                if bias := schedule_bias(self, q, k, grid, subjects, call.pad_rows, trace, call.frames, shared):
+                    biases.append((rows, bias))
+            return with_biases(attention, proceed, biases, call)
 
         return control
 
 
-def batch_rows(rows: Tensor) -> slice | Tensor:
+def batch_rows(rows: Tensor) -> Rows:
     """Rows of the batch, bool "b", as what indexes them: a slice, which copies nothing, where they lie side by side."""
     found = rows.nonzero()[:, 0]
     first, last = int(found[0]), int(found[-1])

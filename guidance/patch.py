@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from .objective import PhraseRef
+
+if TYPE_CHECKING:
+    from .biased_attention import LogitBias, Rows
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class AttentionSite:
 class AttentionCall:
     """What the block handed over: q "b n (h d)", k and v "b t (h d)"; self-attention's q and k are past RoPE.
 
-    `transformer_options` and `rest` are the host's, for host/ alone.
+    `transformer_options` and `rest` are the host's, for host/ alone. `biases`: what handlers add to its logits (`with_biases`).
     """
 
     q: Tensor
@@ -50,6 +53,7 @@ class AttentionCall:
     heads: int
     transformer_options: dict[str, Any] = field(default_factory=dict, repr=False)
     rest: dict[str, Any] = field(default_factory=dict, repr=False)
+    biases: "list[tuple[Rows, LogitBias]] | None" = field(default=None, repr=False)
 
 
 Proceed = Callable[[AttentionCall], Tensor]

@@ -33,10 +33,14 @@ class TimelineError(ValueError):
     """What is wrong in a timeline, where, and what to do; `line` and `column` count from 1."""
 
     def __init__(self, message: str, line: int, column: int, source: str):
-        self.line, self.column = line, column
+        self.message, self.line, self.column, self.source = message, line, column, source
         shown = "".join(" " if unicodedata.category(character) == "Cc" else character for character in source)
         indent = " " * sum(map(columns_of, source[: column - 1]))
         super().__init__(f"timeline line {line}: {message}\n  {shown}\n  {indent}^")
+
+    def on_line(self, line: int) -> "TimelineError":
+        """The same where that line stands elsewhere in the text that was typed."""
+        return TimelineError(self.message, line, self.column, self.source)
 
     def named(self, node_name: str) -> ValueError:
         """The same for whoever sees only the text: which node, which input."""

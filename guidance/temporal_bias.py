@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from torch import Tensor
 
-from .biased_attention import TextColumns, biased_attention
+from .biased_attention import LogitBias, Rows, biased_attention, indices, with_biases
 from .budget import check_range
 from .event_subjects import membership
 from .events import batch_rows
@@ -80,7 +80,7 @@ class TemporalBias:
         if not call.prompts:
             return None
         bias = self.bias(call.total_frames, call.fps)[:, list(call.frames)]
-        prompts: list[tuple[slice | Tensor, list[int], Tensor]] = []
+        prompts: list[tuple[Rows, list[int], Tensor]] = []
         for prompt in call.prompts:
             columns = sorted({row for rows in prompt.text_rows.values() for row in rows})
             if columns:
@@ -89,24 +89,14 @@ class TemporalBias:
         if not prompts:
             return None
         blocks = max(1, math.ceil(self.depth * call.blocks - 1e-6))
-        video, frame_tokens = call.grid.video_tokens, call.grid.height * call.grid.width
+        frame_tokens = call.grid.height * call.grid.width
 
         def lead(site: AttentionSite, attention: AttentionCall, proceed: Proceed) -> Tensor | None:
             if site.kind != "text" or site.vace or site.block >= blocks:
                 return None
-            plain = proceed(attention)
-            led = plain
-            for rows, columns, table in prompts:
-                q, k, v = (
-                    rearrange(x, "b n (h d) -> b n h d", h=attention.heads)
-                    for x in (attention.q[rows, video], attention.k[rows], attention.v[rows])
-                )
-                own = plain[rows, video]
-                biased = frame_biased_attention(q, k, v, own, table, columns, frame_tokens, call.pad_rows)
-                if biased is not own:
-                    led = plain.clone() if led is plain else led
-                    led[rows, video] = biased
-            return led
+            device = attention.q.device
+            biases = [(rows, frame_bias(table, columns, frame_tokens, len(indices(rows)), device)) for rows, columns, table in prompts]
+            return with_biases(attention, proceed, biases, call)
 
         return lead
 
@@ -133,8 +123,11 @@ def frame_biased_attention(
     """
     if q.shape[1] != bias.shape[0] * frame_tokens:
         raise ValueError(f"frame_biased_attention: {q.shape[1]} video tokens, but {bias.shape[0]} frames of {frame_tokens}")
-    text = TextColumns.of(k, v, columns, pad_rows)
-    table = bias.to(text.k)
-    biased_frames = (bias != 0).any(-1)
-    tokens = biased_frames.repeat_interleave(frame_tokens).nonzero()[:, 0].to(q.device)
-    return biased_attention(q, text, plain, [tokens] * len(q), lambda _, rows, logits: table[rows // frame_tokens])
+    return biased_attention(q, k, v, plain, [frame_bias(bias, columns, frame_tokens, len(q), q.device)], pad_rows)
+
+
+def frame_bias(bias: Tensor, columns: Sequence[int], frame_tokens: int, batch: int, device: torch.device) -> LogitBias:
+    """B on the text rows `columns`, one for each latent frame, "f c", alike in every one of `batch` entries."""
+    tokens = (bias != 0).any(-1).repeat_interleave(frame_tokens).nonzero()[:, 0].to(device)
+    table = bias.to(device)
+    return LogitBias(columns, [tokens] * batch, lambda _, rows, logits, log_count: table.to(logits)[rows // frame_tokens])

@@ -117,7 +117,8 @@ class TemporalMask:
     timeline: when each phrase is to be seen. A header's subject is a phrase that is always there (the paper's recipe for movement:
     the verb timed, its subject static). A line's strength weighs it among the others; the strongest line scales the step size.
     lambda_correlation: 1 as in the paper; 0 for its ablation.
-    lambda_magnitude: lambda_1. Higher: more of it while active, less of it while not. Raise it if the word shows all the time.
+    lambda_magnitude: lambda_1. Higher: less of it while not active; unanchored also more while active. Raise it if the word shows all
+        the time.
     lambda_entropy: lambda_2. Higher: one clear place while active. Raise it if the scene drifts.
     lambda_leakage: lambda_l, beyond the paper. Higher: phrases keep to places of their own. Raise it if two things become one.
     anchor: hold active frames at the attention of the strongest frame as each step finds it (`magnitude_loss`); off: as in the paper.
@@ -228,7 +229,7 @@ class TemporalMask:
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
         """The losses of `maps` "b g f h w"; satisfied when the worst timed phrase correlates by tau_corr.
 
-        If all are static, never: they want more attention, which has no limit. One latent frame: at once.
+        If all are static, never: nothing says when they have enough. One latent frame: at once.
         """
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         m = self.masks(maps.shape[2], fps).to(maps)

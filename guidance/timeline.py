@@ -195,6 +195,16 @@ def normalise(text: str, lists: bool = False) -> str:
     return "\n".join(written)
 
 
+def typed_line(text: str, line: int, lists: bool = False) -> int:
+    """The line of `text` that line `line` of `normalise(text, lists)` was made from; both count from 1."""
+    written = 0
+    for source in sources(text):
+        written += len(plain_lines(source, lists))
+        if written >= line:
+            return source.number
+    raise ValueError(f"line = {line}: the text becomes {written} lines")
+
+
 def plain_lines(source: Source, lists: bool) -> list[str]:
     bullet = BULLET.match(source.plain, source.indent)
     if bullet:

@@ -53,8 +53,8 @@ class TemporalMaskNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "lambda_1", display_name="lambda_1 (magnitude)", default=0.3, min=0.0, max=100.0, step=0.05, round=0.001,
-                    tooltip="Weight of the magnitude term. Higher: more of the word while active and less while not; raise it if the "
-                    "word shows all the time.",
+                    tooltip="Weight of the magnitude term. Higher: less of the word while not active, and more while active if `anchor` is "
+                    "off; raise it if the word shows all the time.",
                 ),
                 io.Float.Input(
                     "lambda_2", display_name="lambda_2 (entropy)", default=10.0, min=0.0, max=100.0, step=0.5, round=0.001,
@@ -100,8 +100,8 @@ class TemporalMaskNode(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "anchor", default=True, optional=True, advanced=True,
-                    tooltip="On: while a word is active its attention is held at the level the video itself had, so that things are not "
-                    "drawn twice. Off: raised without end, as in the paper; for words that hardly show.",
+                    tooltip="On: while a word is active its attention is held at its strongest frame's, as each step finds it, so that "
+                    "things are not drawn twice. Off: raised without end, as in the paper; for words that hardly show.",
                 ),
                 TEMPORAL_MASK.Input(
                     "timing", optional=True,

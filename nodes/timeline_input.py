@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..guidance.spans import TimelineError
-from ..guidance.timeline import Timeline, normalise, parse_timeline
+from ..guidance.timeline import Timeline, normalise, parse_timeline, typed_line
 
 
 def conditioning_input() -> io.Input:
@@ -41,6 +41,6 @@ def read_timeline(text: str, node_name: str, lists: bool = True) -> tuple[Timeli
     try:
         parsed = parse_timeline(plain := normalise(text, lists))
     except TimelineError as error:
-        raise error.named(node_name) from error
+        raise error.on_line(typed_line(text, error.line, lists)).named(node_name) from error
     same = plain.strip() == text.replace("\r\n", "\n").strip()
     return parsed, "" if same else f"\nread as:\n{plain}"

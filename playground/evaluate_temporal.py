@@ -32,6 +32,7 @@ from .sampling import Playground
 log = logging.getLogger("wan_conductor.playground")
 LAMBDAS = ("lambda_magnitude", "lambda_entropy", "lambda_leakage", "tau_corr")
 BIAS = ("bias_strength", "bias_end", "bias_depth")
+# lambda_c, lambda_1, lambda_2
 ABLATION = {"C": (1.0, 0.0, 0.0), "E": (0.0, 0.0, 10.0), "C+E": (1.0, 0.0, 10.0), "C+E+M": (1.0, 0.3, 10.0)}
 # the paper gives no table of any of them
 SWEEPS: dict[str, tuple[float, ...]] = {
@@ -112,6 +113,15 @@ def judge(clip: world.Clip, masks: dict[str, np.ndarray], videos: Tensor, plain:
         figures["background_change"] = metrics.background_change(video, reference, [s.color for s in clip.subjects])
         rows.append(figures)
     return rows
+
+
+def ablation_variants(base: Variant) -> dict[str, Variant]:
+    """`base` with the terms of the paper's ablation, which knows no anchor."""
+    terms = {
+        name: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e, "anchor": False}
+        for name, (c, m, e) in ABLATION.items()
+    }
+    return {name: replace(base, knobs={**base.knobs, **knobs}) for name, knobs in terms.items()}
 
 
 def sweep_variants(name: str, base: Variant, steps: int) -> dict[str, Variant]:
@@ -215,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-anchor", dest="anchor", action="store_false", help="raise active frames without end, as in the paper")
     add_budget(parser)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M")
+    what.add_argument("--ablation", action="store_true", help="the paper's: C, E, C+E, C+E+M, without anchor")
     what.add_argument("--sweep", choices=list(SWEEPS), help="a table over k (guided steps), l (iterations), tau_corr, lambda_1 or lambda_2")
     what.add_argument("--movement", action="store_true", help="a verb in one third of the video, its subject always there")
     what.add_argument("--audio", action="store_true", help="clicks at 1 to 4 known times, an object that appears on each")
@@ -223,12 +233,11 @@ def main(arguments: list[str] | None = None) -> None:
     knobs = {"anchor": options.anchor, **given(options, *LAMBDAS)}
     base = Variant(budget_of(options), options.mode, knobs, **given(options, *BIAS))
     variants = {"guided": base}
+    if options.mode == "bias" and (options.ablation or options.sweep):
+        parser.error("--sweep and --ablation: mode bias has none of these knobs; choose --mode gradient or both")
     if options.ablation:
-        terms = {n: {"lambda_correlation": c, "lambda_magnitude": m, "lambda_entropy": e} for n, (c, m, e) in ABLATION.items()}
-        variants = {name: replace(base, knobs={**base.knobs, **knobs}) for name, knobs in terms.items()}
+        variants = ablation_variants(base)
     if options.sweep:
-        if options.mode == "bias":
-            parser.error("--sweep: mode bias has none of these knobs; choose --mode gradient or both")
         variants = sweep_variants(options.sweep, base, options.steps)
     playground = Playground(options.steps, options.cfg)
     sampled = (options.captions, options.seeds, options.seed, variants)

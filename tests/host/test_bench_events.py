@@ -18,8 +18,8 @@ SMALL = ["--models", "tiny", "--frames", "3", "--height", "4", "--width", "4", "
 @pytest.fixture
 def control_calls(monkeypatch):
     """How often the control ran."""
-    calls, rearranged_attention = [], schedules.rearranged_attention
-    monkeypatch.setattr(schedules, "rearranged_attention", lambda *args, **kwargs: calls.append(1) or rearranged_attention(*args, **kwargs))
+    calls, schedule_bias = [], schedules.schedule_bias
+    monkeypatch.setattr(schedules, "schedule_bias", lambda *args, **kwargs: calls.append(1) or schedule_bias(*args, **kwargs))
     return calls
 
 

@@ -37,6 +37,14 @@ def test_a_sweep_changes_its_own_knob_alone():
         assert len(values) == len(set(values)) >= 5
 
 
+def test_the_ablation_is_the_papers_which_knows_no_anchor():
+    variants = evaluate_temporal.ablation_variants(Variant(PRESETS["fast"], knobs={"anchor": True, "tau_corr": 0.8}))
+    masks = {name: variant.guidance(TemporalMask(parse_timeline("0s - 1s red")))[0] for name, variant in variants.items()}
+    terms = {name: (mask.lambda_correlation, mask.lambda_magnitude, mask.lambda_entropy) for name, mask in masks.items()}
+    assert terms == {"C": (1, 0, 0), "E": (0, 0, 10), "C+E": (1, 0, 10), "C+E+M": (1, 0.3, 10)}  # section 4
+    assert {(mask.anchor, mask.tau_corr) for mask in masks.values()} == {(False, 0.8)}
+
+
 def test_a_variant_guides_in_its_mode_with_its_knobs():
     mask = TemporalMask(parse_timeline("1s - 2s cat"))
     kinds = {"gradient": [TemporalMask], "bias": [TemporalBias], "both": [TemporalMask, TemporalBias]}

@@ -101,6 +101,11 @@ def test_a_knob_out_of_range_names_the_node(model):
         node(model, tau_corr=2)
 
 
+def test_an_error_behind_a_pasted_list_names_the_line_that_was_typed(model):
+    with pytest.raises(ValueError, match=r"timeline line 3: reversed span `2s - 1s`(.|\n)*\n  2s - 1s  cat\n  \^"):
+        node(model, timeline="cat | red | jumps\n[00:00-00:01] cat\n2s - 1s  cat")
+
+
 def test_a_pasted_list_is_read_line_by_line_and_shown(model):
     shown = node(model, timeline="cat | cat").ui
     assert "read as:\ncat\ncat" in str(shown.as_dict() if hasattr(shown, "as_dict") else shown).replace("\\n", "\n")

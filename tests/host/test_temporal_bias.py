@@ -8,8 +8,10 @@ import torch
 from guided_prompts import prompt, temporal_mask
 from observer import heads_apart, observed
 from wan_conductor.guidance.budget import GuidanceBudget
+from wan_conductor.guidance.events import EventSchedule
 from wan_conductor.guidance.patch import AttentionSite
 from wan_conductor.guidance.temporal_bias import TemporalBias
+from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.attach import attach, attached
 from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.temporal_mask import TemporalMaskNode
@@ -197,3 +199,22 @@ def test_with_both_the_latent_is_edited_by_what_it_asks_for_itself_not_by_what_t
     assert first[0] == second[0]
     assert first[1] != second[1]
     assert [patch.name for patch in both.patches] == ["Temporal Mask"]
+
+
+@pytest.mark.parametrize("events_first", [True, False])
+def test_two_nodes_and_an_event_schedule_in_a_row_all_lead_the_video_in_any_order(model, events_first):
+    """Each computes the attention of the words anew: none may undo what another asked for."""
+    jumps_last, cat_first = bias("50% - end  jumps"), bias("0% - 50%  cat")
+    events = EventSchedule(parse_timeline("red cat:\n  jumps"), blocks="all", erode="none", end_percent=1.0)
+    chain = [events, jumps_last, cat_first] if events_first else [jumps_last, cat_first, events]
+
+    def video(*patches):
+        led = model
+        for patch in patches:
+            led = attach(led, patch)
+        return sample(led, cfg=1.0)
+
+    together = video(*chain)
+    torch.testing.assert_close(together, video(*reversed(chain)), rtol=1e-4, atol=1e-4)
+    for left_out in chain:
+        assert (together - video(*(patch for patch in chain if patch is not left_out))).norm() > 1e-2 * together.norm()

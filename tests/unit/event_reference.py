@@ -61,8 +61,13 @@ def bias_of_row(p, logits, subject, frame, r_min, r_max):
     return bias
 
 
-def rearranged_attention(q, k, v, grid, subjects, top_fraction=0.5, erode="isolated", r_min=1.0, r_max=1.5, strength=1.0):
-    """Output "b n (h d)" in float64 and the masks [b][s][n]: q "b n h d", k and v "b t h d"; `subjects` as in bias_of_row."""
+def rearranged_attention(
+    q, k, v, grid, subjects, top_fraction=0.5, erode="isolated", r_min=1.0, r_max=1.5, strength=1.0, also=lambda frame, t: 0.0
+):
+    """Output "b n (h d)" in float64 and the masks [b][s][n]: q "b n h d", k and v "b t h d"; `subjects` as in bias_of_row.
+
+    also(frame, text row): what another method adds to the logits of all tokens of the frame.
+    """
     q, k, v = q.double(), k.double(), v.double()
     batch, tokens, heads, width = q.shape
     out, masks = torch.zeros(batch, tokens, heads * width, dtype=torch.float64), []
@@ -79,6 +84,7 @@ def rearranged_attention(q, k, v, grid, subjects, top_fraction=0.5, erode="isola
                     if masks[b][s][n]:
                         bias = bias_of_row(p, rows[n][head][1], subject, n // (grid[1] * grid[2]), r_min, r_max)
                         logits = [value + strength * added for value, added in zip(logits, bias, strict=True)]
+                logits = [value + also(n // (grid[1] * grid[2]), t) for t, value in enumerate(logits)]
                 weights = torch.tensor(logits, dtype=torch.float64).softmax(0)
                 out[b, n, head * width : (head + 1) * width] = weights @ v[b, :, head]
     return out, masks

@@ -22,7 +22,6 @@ from wan_conductor.guidance.classifier_file import KEY, ClassifierFileError, loa
 from wan_conductor.guidance.composition import Composition
 from wan_conductor.guidance.labels import KNOWN_LABELS, Label, named
 from wan_conductor.guidance.objective import PhraseAt, PhraseRef, RestOfPrompt, StepwiseObjective
-from wan_conductor.guidance.temporal_mask import TemporalMask
 from wan_conductor.guidance.timeline import parse_timeline
 
 PLAN = FeaturePlan(blocks=(1, 2), head_groups=3, grid=(2, 2, 4), sigmas=(0.98, 0.9, 0.8))
@@ -203,6 +202,13 @@ def changed(told, *path, to):
         (("plan", "sigmas"), [0.9, 0.8, 7.0], ["sigmas", "0..1"]),
         (("labels",), [], ["0 labels"]),
         (("labels", 0, "entities"), 9, ["must be 1, 2 or 3"]),
+        (("labels", 0, "entities"), 2.0, ["must be 1, 2 or 3"]),
+        (("labels", 0, "entities"), 1, ["`left of` about 1 things", "about 2"]),
+        (("labels", 1, "name"), "left of", ["must be different names"]),
+        (("labels", 4, "name"), 7, ["must be different names"]),
+        (("plan", "head_groups"), float("inf"), ["metadata is damaged"]),
+        (("card",), ["all"], ["metadata is damaged"]),
+        (("card", "accuracy", "chance"), "high", ["must be numbers"]),
         (("model",), {"family": "WanModel"}, ["metadata is damaged"]),
         (("plan",), None, ["metadata is damaged"]),
     ],
@@ -234,6 +240,12 @@ def test_other_files_are_refused(classifier, tmp_path):
         metadata = opened.metadata()
     save_file(weights, file, metadata)
     with pytest.raises(ClassifierFileError, match="`head.label.bias` is not finite"):
+        load_classifier(file)
+    save_file(weights | {"head.label.bias": weights["head.label.bias"].to(torch.float8_e4m3fn)}, file, metadata)
+    with pytest.raises(ClassifierFileError, match="`head.label.bias` is not finite"):
+        load_classifier(file)
+    save_file(weights, file, {KEY: "[" * 100_000})
+    with pytest.raises(ClassifierFileError, match="metadata is damaged"):
         load_classifier(file)
 
 
@@ -345,4 +357,4 @@ def test_its_own_labels_can_be_written_and_others_keep_their_geometry(classifier
 def test_only_a_guide_with_a_classifier_changes_with_the_step(classifier):
     plain = Composition(parse_timeline(TEXT))
     assert plain.at_step(0.9, {}) is plain and guide(classifier).at_step(0.9, {}).step == ClassifiedStep(1, {})
-    assert isinstance(plain, StepwiseObjective) and not isinstance(TemporalMask(parse_timeline("always  cat")), StepwiseObjective)
+    assert isinstance(plain, StepwiseObjective)

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 
 from .classifier import SIZES, Classifier, CompositionNetwork, FeaturePlan, ModelIdentity
 from .classifier_vision import Backbone, VisionHead
-from .labels import Label
+from .labels import KNOWN_LABELS, Label, named
 
 KEY = "wan_conductor_composition"
 SCHEMA = 1
 LARGEST_FILE = 64 * 2**20
 MOST = {"blocks": 64, "head_groups": 64, "grid": 128, "sigmas": 16, "labels": 256}
+SHARES = ("right_prompt", "wrong_prompt", "chance")  # of the accuracy: what nodes show
 
 
 class ClassifierFileError(ValueError):
@@ -66,7 +67,7 @@ def load_classifier(path: Path, backbone: Backbone | None = None) -> Classifier:
             raise ClassifierFileError(f"{path.name} is no composition classifier: its metadata has no `{KEY}`")
         try:
             return built(json.loads(metadata[KEY]), weights, backbone)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as error:
             raise ClassifierFileError(f"{path.name}: its metadata is damaged ({type(error).__name__}: {error})") from error
         except ValueError as error:
             raise ClassifierFileError(f"{path.name}: {error}") from error
@@ -82,6 +83,8 @@ def built(told: dict[str, Any], weights: dict[str, torch.Tensor], backbone: Back
     plan = FeaturePlan(tuple(map(int, blocks)), int(told["plan"]["head_groups"]), (frames, height, width), tuple(map(float, sigmas)))
     labels = tuple(Label(**{name: label[name] for name in ("name", "entities", "mirrored", "reversed")}) for label in told["labels"])
     check_plan(plan, labels)
+    check_labels(labels)
+    check_card(told["card"])
     check_backbone(told["backbone"], backbone)
     network = CompositionNetwork(plan, SIZES[told["size"]], labels, backbone)
     expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
@@ -89,7 +92,7 @@ def built(told: dict[str, Any], weights: dict[str, torch.Tensor], backbone: Back
     if expected != found:
         name = next(name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name))
         raise ValueError(f"weight `{name}` is {found.get(name, 'missing')}, and its metadata asks for {expected.get(name, 'none')}")
-    if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+    if broken := [name for name, weight in weights.items() if not weight.float().isfinite().all()]:
         raise ValueError(f"weight `{broken[0]}` is not finite")
     network.load_state_dict(weights)
     return frozen(network, told["size"], plan, labels, ModelIdentity(**told["model"]), told["card"])
@@ -116,8 +119,25 @@ def check_plan(plan: FeaturePlan, labels: tuple[Label, ...]) -> None:
         raise ValueError(f"blocks {plan.blocks} with {plan.head_groups} head groups: must be different blocks, and 1 to 64 groups")
     if not all(0 < sigma <= 1 for sigma in plan.sigmas):
         raise ValueError(f"sigmas {plan.sigmas}: must lie in 0..1")
-    if not all(label.entities in (1, 2, 3) for label in labels):
+
+
+def check_labels(labels: tuple[Label, ...]) -> None:
+    """What the timeline of Composition Guide is read by."""
+    if not all(type(label.entities) is int and 1 <= label.entities <= 3 for label in labels):
         raise ValueError(f"labels about {[label.entities for label in labels]} things: must be 1, 2 or 3")
+    names = [label.name for label in labels]
+    if not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"labels {names}: must be different names")
+    for label in labels:
+        known = named(KNOWN_LABELS, label.name)
+        if known is not None and known.entities != label.entities:
+            raise ValueError(f"label `{label.name}` about {label.entities} things: the relation of that name is about {known.entities}")
+
+
+def check_card(card: dict[str, Any]) -> None:
+    accuracy = card.get("accuracy") or {}
+    if not all(isinstance(accuracy.get(name, 0.0), (int, float)) for name in SHARES):
+        raise ValueError(f"accuracy {accuracy}: {', '.join(SHARES)} must be numbers")
 
 
 def frozen(

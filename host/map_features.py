@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..guidance.budget import GuidanceBudget
 from ..guidance.classifier import Classifier, FeaturePlan, ModelIdentity, head_groups_of, middle_blocks
+from ..guidance.classifier_file import MOST
 from ..guidance.classifier_training import NAME, FeatureSet, TrainingPlan, train_classifier
 from ..guidance.classifier_vision import Backbone
 from ..guidance.labels import Label
@@ -57,8 +58,8 @@ def model_identity(model: Any) -> ModelIdentity:
 
 def sigmas_at(model: Any, percents: Sequence[float]) -> tuple[float, ...]:
     """Noise levels at these shares of the model's schedule, 0..1, ends left out: there the video is pure noise, or none."""
-    if not percents or not all(0 < percent < 1 for percent in percents):
-        raise ValueError(f"{NAME}: `percents` = {list(percents)}: must be numbers between 0 and 1, such as 0.1, 0.2, 0.3")
+    if not 1 <= len(percents) <= MOST["sigmas"] or not all(0 < percent < 1 for percent in percents):
+        raise ValueError(f"{NAME}: `percents` = {list(percents)}: must be 1 to {MOST['sigmas']} numbers between 0 and 1, such as 0.1, 0.2")
     model_sampling = model.get_model_object("model_sampling")
     return tuple(float(model_sampling.percent_to_sigma(percent)) for percent in sorted(set(percents)))
 
@@ -202,7 +203,7 @@ def trained(
     """A classifier of the examples. What is done is kept in the folder `work`, from which the same call goes on; remove it at the end."""
     encode = functools.lru_cache(maxsize=256)(lambda text: encode_with_tokens(clip, text))
     features = collect_features(model, encode, examples, labels, plan, work / "features", options.seed, inversion_steps, on_example)
-    told = fingerprint(model, examples, plan, options.seed, inversion_steps)
+    told = fingerprint(model, examples, labels, plan, options.seed, inversion_steps)
     card = {"inversion_steps": inversion_steps, "seed": options.seed}
     return train_classifier(
         features, plan, labels, model_identity(model), options, work / "training.pt", told, on_step, device, card, backbone
@@ -224,10 +225,12 @@ def made_how(model: Any, example: Example, plan: FeaturePlan, seed: int, inversi
     )
 
 
-def fingerprint(model: Any, examples: Sequence[Example], plan: FeaturePlan, seed: int, inversion_steps: int) -> str:
-    """Of everything that features depend on."""
-    told = [made_how(model, example, plan, seed, inversion_steps) for example in examples]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def fingerprint(
+    model: Any, examples: Sequence[Example], labels: Sequence[Label], plan: FeaturePlan, seed: int, inversion_steps: int
+) -> str:
+    """Of everything that features depend on, and of which label each answer of the network means."""
+    told = [(example.label.name, made_how(model, example, plan, seed, inversion_steps)) for example in examples]
+    return hashlib.sha256(json.dumps([[asdict(label) for label in labels], told]).encode()).hexdigest()
 
 
 def weights_mark(model: Any) -> str:

@@ -21,18 +21,23 @@ LIST = "labels.csv"
 def examples_of(
     videos: Sequence[TrainingVideo], labels: Sequence[Label], folder: Path, vae: Any, size: tuple[int, int, int], augment: bool, seed: int
 ) -> list[Example]:
-    """One for each view that has a label of `labels`; `size`: frames, height, width of the pixels that are encoded."""
-    found = []
-    for number, video in enumerate(videos):
+    """One for each view that has a label of `labels`; `size`: frames, height, width of the pixels that are encoded.
+
+    Lines about one file are views of it too: they are all trained on, or all held back.
+    """
+    found, files = [], list(dict.fromkeys((folder / video.file).resolve() for video in videos))
+    for video in videos:
         for mirror, backwards in ((False, False), (True, False), (False, True), (True, True)) if augment else ((False, False),):
             label = video.label.seen(mirror, backwards, labels)
             if label is None:
                 continue
             stat = (folder / video.file).stat()
-            name = f"{video.file}{' mirrored' * mirror}{' backwards' * backwards} {size} {stat.st_size} {stat.st_mtime_ns}"
+            told = f"{video.label.name}: {', '.join(video.entities)}"
+            name = f"{video.file} ({told}){' mirrored' * mirror}{' backwards' * backwards} {size} {stat.st_size} {stat.st_mtime_ns}"
             wrong = random.Random(f"{seed} {video.file} {mirror} {backwards}").choice(rivals_of(label, labels))
             latent = partial(latent_of, vae, folder / video.file, size, mirror, backwards)
-            found.append(Example(name, number, label, video.entities, (video.prompt_with(label), video.prompt_with(wrong)), latent))
+            prompts = video.prompt_with(label), video.prompt_with(wrong)
+            found.append(Example(name, files.index((folder / video.file).resolve()), label, video.entities, prompts, latent))
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..guidance.classifier import Classifier
+from ..guidance.classifier_file import SHARES
 from ..host.classifier_files import FOLDER, classifier_names, load_named
 from .classifier_socket import CLASSIFIER
 from .shown import shown
@@ -55,11 +56,11 @@ def describe(classifier: Classifier) -> str:
     """What it knows, how well, and of which model."""
     accuracy = classifier.card.get("accuracy") or {}
     known = ", ".join(label.name for label in classifier.labels)
-    percent = {key: f"{100 * accuracy[key]:.0f} %" for key in ("right_prompt", "wrong_prompt", "chance") if key in accuracy}
+    percent = {key: f"{100 * accuracy[key]:.0f} %" for key in SHARES if key in accuracy}
     told = (
         f"right on {percent['right_prompt']} of held-back videos, on {percent['wrong_prompt']} when the prompt says otherwise "
         f"(by chance {percent['chance']})"
-        if len(percent) == 3
+        if len(percent) == len(SHARES)
         else "its accuracy is not known"
     )
     return f"{known}\n{told}\nfor {classifier.model}"

@@ -23,6 +23,8 @@ from ..host.training_videos import LIST, examples_of
 from ..host.vision import FrozenVision
 from .classifier_socket import CLASSIFIER
 
+WORK = Path("wan_conductor", "training")  # holds nothing but what trainings leave until they are done, for it is removed then
+
 
 class TrainCompositionClassifier(io.ComfyNode):
     @classmethod
@@ -171,7 +173,7 @@ class TrainCompositionClassifier(io.ComfyNode):
         read_at, read_in = numbers_of(percents, "percents", float), numbers_of(blocks, "blocks", int)
         examples = examples_of(videos, known, videos_folder, vae, (length, height, width), augment, seed)
         plan = planned(model, examples[0].latent().shape, read_at, read_in)
-        work = Path(folder_paths.get_output_directory()) / "wan_conductor" / path.stem
+        work = Path(folder_paths.get_output_directory()) / WORK / path.stem
         bar = comfy.utils.ProgressBar(len(examples) + steps)
 
         def on_step(step: int) -> None:
@@ -196,6 +198,12 @@ class TrainCompositionClassifier(io.ComfyNode):
         save_classifier(classifier, path)
         shutil.rmtree(work)
         return output(cls, classifier)
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **_: Any) -> list[tuple[str, int, int]]:
+        """A folder whose list or videos have changed is another one."""
+        files = [path for path in sorted(input_folder(folder).rglob("*")) if path.is_file()]
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def output(node: type[io.ComfyNode], classifier: Classifier) -> io.NodeOutput:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from test_evaluate_composition import COLORS, SHOWN, drawn
 from wan_conductor.guidance.classifier import SIZES, Classifier, CompositionNetwork
 from wan_conductor.guidance.classifier_file import save_classifier
-from wan_conductor.guidance.labels import KNOWN_LABELS, named
+from wan_conductor.guidance.classifier_training import TrainingPlan
+from wan_conductor.guidance.labels import KNOWN_LABELS, named, read_labels_csv
 from wan_conductor.guidance.objective import PhraseAt, PhraseRef
 from wan_conductor.host import capture as captures
 from wan_conductor.host import classifier_files, map_features, training_videos
@@ -367,7 +368,7 @@ def test_a_folder_becomes_a_file_a_picture_and_numbers_and_then_guides(model, fo
     assert numbers["labels"] == ["left of", "right of"] and numbers["videos"] == 4 and numbers["views"] == 16
     assert {"right_prompt", "wrong_prompt", "leakage_gap", "by_sigma", "by_layer", "confusion"} <= set(numbers["accuracy"])
     assert sorted(path.name for path in (host_folders / "models" / "composition").iterdir()) == ["pets rules.safetensors"]
-    assert not (host_folders / "output" / "wan_conductor" / "pets rules").exists()
+    assert not list((host_folders / "output" / "wan_conductor").rglob("pets rules"))
     loaded = LoadCompositionClassifier.execute("pets rules.safetensors")
     assert "left of, right of" in loaded.ui.as_dict()["text"][0] and str(classifier.model) in loaded.ui.as_dict()["text"][0]
     assert loaded.result[0].labels == LABELS and loaded.result[0].card == json.loads(json.dumps(classifier.card))
@@ -399,9 +400,46 @@ def test_cut_off_anywhere_it_goes_on_and_ends_with_the_same_file(model, folder, 
     assert all(torch.equal(weight, at_once.network.state_dict()[name]) for name, weight in resumed.network.state_dict().items())
 
 
-def test_every_view_has_its_label_its_prompts_and_a_wrong_one(folder):
-    from wan_conductor.guidance.labels import read_labels_csv
+def test_what_lies_in_the_output_folder_under_its_name_stays(model, folder, host_folders):
+    own = host_folders / "output" / "wan_conductor" / "pets rules" / "features" / "holiday.mp4"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    teach(model, augment=False)
+    assert own.read_bytes() == b"mine"
 
+
+def test_labels_in_another_order_are_another_training(model, folder, tmp_path):
+    labels, videos = read_labels_csv(folder / "labels.csv")
+
+    def train(labels, work):
+        examples = examples_of(videos, labels, folder, Vae(), (17, 48, 48), False, 0)
+        return map_features.trained(model, None, examples, labels, plan_for(model), TrainingPlan(steps=2), tmp_path / work)
+
+    train(labels, "work")  # its checkpoint stays, as after a cut
+    again, anew = train(labels[::-1], "work"), train(labels[::-1], "other")
+    assert all(torch.equal(weight, anew.network.state_dict()[name]) for name, weight in again.network.state_dict().items())
+
+
+def test_a_folder_that_has_changed_is_trained_on_anew(folder):
+    told = TrainCompositionClassifier.fingerprint_inputs(folder="pets", name="mine", steps=3)
+    assert told == TrainCompositionClassifier.fingerprint_inputs(folder="pets", name="mine", steps=3)
+    with open(folder / "labels.csv", "a") as file:
+        file.write("a.mp4,right of,blue dog,red cat\n")
+    listed = TrainCompositionClassifier.fingerprint_inputs(folder="pets")
+    (folder / "d.mp4").write_bytes(b"another video")
+    assert told != listed != TrainCompositionClassifier.fingerprint_inputs(folder="pets")
+
+
+def test_two_lines_about_one_file_are_views_of_one_video_with_features_of_their_own(folder):
+    with open(folder / "labels.csv", "a") as file:
+        file.write("./a.mp4,right of,blue dog,red cat\n")
+    labels, videos = read_labels_csv(folder / "labels.csv")
+    examples = examples_of(videos, labels, folder, Vae(), (17, 48, 48), False, 0)
+    assert [one.video for one in examples] == [0, 1, 2, 3, 0]
+    assert len({one.name for one in examples}) == 5
+
+
+def test_every_view_has_its_label_its_prompts_and_a_wrong_one(folder):
     labels, videos = read_labels_csv(folder / "labels.csv")
     examples = examples_of(videos, labels, folder, Vae(), (17, 48, 48), True, 0)
     assert len(examples) == 16 and len({one.name for one in examples}) == 16
@@ -433,6 +471,7 @@ def test_what_is_wrong_with_the_list_is_said_at_once_and_nothing_is_written(mode
         ({"length": 16}, "`length` = 16"),
         ({"percents": "a"}, "input `percents`"),
         ({"percents": "2"}, "`percents`"),
+        ({"percents": " ".join(f"0.{n}" for n in range(10, 27))}, "`percents`.*1 to 16 numbers"),  # what no file may hold
         ({"blocks": "9"}, "`blocks`"),
         ({"labels": "bows"}, "input `labels`.*line 1"),
         ({"size": "huge"}, "`size`"),

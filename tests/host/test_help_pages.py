@@ -50,6 +50,13 @@ def test_every_page_has_a_node_and_its_pictures(page):
         assert (DOCS / picture).is_file(), picture
 
 
+@pytest.mark.parametrize("node_id", NODES)
+def test_the_readme_has_a_row_for_every_node(node_id):
+    rows = [line for line in (DOCS.parents[1] / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    words = NODES[node_id].define_schema().display_name.split()
+    assert any(all(word in row for word in words) for row in rows), words
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_tells_its_cost_few_step_loras_and_what_it_works_with(method):
     page = page_of(f"WanConductor{method}")

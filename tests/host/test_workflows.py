@@ -37,6 +37,12 @@ def widget_values(node, info):
     return values
 
 
+def default_of(info, name):
+    """What the host takes for an input that a prompt leaves out."""
+    kind, *options = {**info["input"].get("required", {}), **info["input"].get("optional", {})}[name]
+    return options[0].get("default", kind[0] if isinstance(kind, list) else None)
+
+
 def test_every_method_has_a_workflow():
     methods = ["composition_guide", "event_schedule", "multi_prompt_blend", "spectral_homeostasis", "temporal_mask"]
     assert [path.stem for path in TWINS] == methods
@@ -53,6 +59,8 @@ def test_workflow_queues_what_its_twin_says(server, name):
         said = widget_values(node, schema[node["type"]])
         said |= {socket["name"]: links[socket["link"]] for socket in node["inputs"] if socket["link"] is not None}
         assert {key: said.get(key) for key in prompt[number]["inputs"]} == prompt[number]["inputs"], node["type"]
+        left_out = {key: value for key, value in said.items() if key not in prompt[number]["inputs"]}
+        assert left_out == {key: default_of(schema[node["type"]], key) for key in left_out}, node["type"]
         assert node.get("title", schema[node["type"]]["display_name"]) == prompt[number]["_meta"]["title"]
 
 

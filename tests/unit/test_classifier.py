@@ -202,6 +202,13 @@ def changed(told, *path, to):
         (("plan", "sigmas"), [0.9, 0.8, 7.0], ["sigmas", "0..1"]),
         (("labels",), [], ["0 labels"]),
         (("labels", 0, "entities"), 9, ["must be 1, 2 or 3"]),
+        (("labels", 0, "entities"), 2.0, ["must be 1, 2 or 3"]),
+        (("labels", 0, "entities"), 1, ["`left of` about 1 things", "about 2"]),
+        (("labels", 1, "name"), "left of", ["must be different names"]),
+        (("labels", 4, "name"), 7, ["must be different names"]),
+        (("plan", "head_groups"), float("inf"), ["metadata is damaged"]),
+        (("card",), ["all"], ["metadata is damaged"]),
+        (("card", "accuracy", "chance"), "high", ["must be numbers"]),
         (("model",), {"family": "WanModel"}, ["metadata is damaged"]),
         (("plan",), None, ["metadata is damaged"]),
     ],
@@ -233,6 +240,12 @@ def test_other_files_are_refused(classifier, tmp_path):
         metadata = opened.metadata()
     save_file(weights, file, metadata)
     with pytest.raises(ClassifierFileError, match="`head.label.bias` is not finite"):
+        load_classifier(file)
+    save_file(weights | {"head.label.bias": weights["head.label.bias"].to(torch.float8_e4m3fn)}, file, metadata)
+    with pytest.raises(ClassifierFileError, match="`head.label.bias` is not finite"):
+        load_classifier(file)
+    save_file(weights, file, {KEY: "[" * 100_000})
+    with pytest.raises(ClassifierFileError, match="metadata is damaged"):
         load_classifier(file)
 
 

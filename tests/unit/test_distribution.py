@@ -14,6 +14,7 @@ OF_THE_HOST = {
     "comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server",  # its own
     "PIL", "sentencepiece", "torch", "tqdm",  # what it cannot run without
 }  # fmt: skip
+UNTRACKED = ("output", "node_modules")  # made by development
 
 
 def shipped() -> list[str]:
@@ -34,7 +35,14 @@ def test_the_package_holds_the_pack_and_nothing_of_its_development():
     folders = {name.split("/")[0] for name in files}
     assert {"__init__.py", "guidance", "host", "nodes", "playground", "pyproject.toml", "requirements.txt", "web", "workflows"} <= folders
     assert not folders & {".ci", ".github", ".host", ".venv", "dev.py", "development", "node_modules", "output", "tests"}
+    of_the_playground = {Path(name).name for name in files if re.fullmatch(r"playground/\w+\.py", name)}
+    assert of_the_playground == {"__init__.py", "codec.py", "network.py", "sockets.py"}  # what its loader runs
+    assert not [entry for entry in left_out() if not list(ROOT.glob(entry)) and entry not in UNTRACKED]
     assert sum((ROOT / name).stat().st_size for name in files) < 40 * 2**20
+
+
+def left_out() -> list[str]:
+    return [entry.rstrip("/") for entry in (ROOT / ".comfyignore").read_text(encoding="utf-8").split()]
 
 
 def test_every_node_id_is_written_out_where_a_scanner_finds_it():

@@ -29,7 +29,7 @@ class LoadCompositionClassifier(io.ComfyNode):
                 io.Combo.Input(
                     "name",
                     options=classifier_names(),
-                    tooltip=f"A file of models/{FOLDER}, or of this pack (playground). It fits the model that it was trained on alone.",
+                    tooltip=f"A file of models/{FOLDER}. It fits the model that it was trained on alone.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision", optional=True, tooltip="The vision model that it was trained with, if it was trained with one."

@@ -106,7 +106,8 @@ def test_a_prompt_written_before_these_inputs_existed_still_runs(wan):
     info = TemporalMaskNode.GET_NODE_INFO_V1()
     old = ["model", "conditioning", "timeline", "lambda_1", "lambda_2", "tau_corr", "mask", "occurrence", "fps"]
     assert list(info["input"]["required"]) == old
-    assert list(info["input"]["optional"]) == ["model_low_noise", "length", "timing"]
+    optional = list(info["input"]["optional"])
+    assert optional[:2] == ["model_low_noise", "length"] and "timing" in optional  # later widgets stand behind those of earlier workflows
     assert objective_of(mask(wan, SPAN)).timing == Timing()
 
 

@@ -25,6 +25,7 @@ sys.path.insert(0, comfyui)
 runpy.run_path(vision_ops)
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.install_util  # before `nodes` puts comfy/, which has another utils, on the path
 import nodes, server  # what a host has imported before it looks for packs
 import comfy.context_windows, comfy_api.latest
 asyncio.run(nodes.load_custom_node(empty))

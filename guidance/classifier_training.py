@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .budget import check_range
 from .classifier import SIZES, Classifier, CompositionNetwork, FeaturePlan, ModelIdentity
 from .classifier_file import frozen
 from .classifier_vision import Backbone
 from .labels import Label
+from .ranges import check_range
 
 NAME = "Train Composition Classifier"
 HELD_BACK = 5  # one video in five is not trained on

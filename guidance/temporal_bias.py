@@ -11,11 +11,11 @@ from einops import einsum
 from torch import Tensor
 
 from .biased_attention import LogitBias, Rows, biased_attention, indices, with_biases
-from .budget import check_range
 from .event_subjects import membership
 from .events import batch_rows
 from .objective import PhraseRef
 from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
+from .ranges import check_range
 from .temporal_mask import TemporalMask
 
 Mode = Literal["gradient", "bias", "both"]

@@ -17,7 +17,11 @@ class PlaygroundLoader(io.ComfyNode):
             "'a red circle and a blue square' or 'a green cross moves right then moves up'.",
             search_aliases=["tiny wan", "demo model", "test model", "wan playground"],
             inputs=[],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="The tiny Wan."),
+                io.Clip.Output(tooltip="Its text encoder."),
+                io.Vae.Output(tooltip="Its codec."),
+            ],
         )
 
     @classmethod

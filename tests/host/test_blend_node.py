@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.sample
@@ -21,7 +20,6 @@ from wan_conductor.host.attach import attached
 from wan_conductor.host.blend_prompts import WINDOW_KEY
 from wan_conductor.host.tokens import check_conditioning
 from wan_conductor.nodes import NODES
-from wan_conductor.nodes import __file__ as nodes_package
 from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.multi_prompt_blend import MultiPromptBlendNode
 
@@ -197,15 +195,6 @@ def test_an_expert_that_was_left_without_the_blend_is_refused_by_guided_ksampler
             pair[0], "enable", 7, 4, 3.0, "euler", "simple", output.args[2], prompt("bad", seed=2), output.args[3], 0, 10000, "disable",
             {"budget": "auto"}, {"switch_at": "t2v"}, model_low_noise=pair[1],
         )
-
-
-def test_it_is_on_the_menu_with_tooltips_and_a_help_page_that_names_every_input():
-    schema = MultiPromptBlendNode.GET_SCHEMA()
-    assert MultiPromptBlendNode in NODES and schema.category == "Wan Conductor" and schema.search_aliases
-    assert all(one.tooltip for one in [*schema.inputs, *schema.outputs])
-    page = Path(nodes_package).parents[1].joinpath("web", "docs", f"{schema.node_id}.md").read_text(encoding="utf-8")
-    assert not [one.id for one in schema.inputs if f"`{one.id}`" not in page]
-    MultiPromptBlendNode.GET_NODE_INFO_V1()
 
 
 def test_a_prompt_that_others_drown_everywhere_is_said_so(monkeypatch):

@@ -18,7 +18,6 @@ from wan_conductor.guidance.patch import AttentionSite, Patch
 from wan_conductor.guidance.report import GuidanceReport, PatchReport, SkippedStep
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.attach import attached
-from wan_conductor.nodes import NODES
 from wan_conductor.nodes import event_schedule as event_schedule_node
 from wan_conductor.nodes.event_report import EventReport
 from wan_conductor.nodes.event_schedule import EventScheduleNode
@@ -314,15 +313,6 @@ def test_a_run_in_which_no_call_was_controlled_is_drawn(model):
     _, report = guided(events(model).args[0], positive=prompt("a garden", seed=3) + later)
     assert report.patches[0].measured["samples"] == []
     assert EventReport.execute(report).args[0].shape == (1, 450, 700, 3)
-
-
-@pytest.mark.parametrize("node", [EventScheduleNode, PlanEvents, EventReport])
-def test_every_node_is_on_the_menu_with_tooltips_and_a_help_page_that_names_every_input(node):
-    schema = node.GET_SCHEMA()
-    assert node in NODES and schema.category == "Wan Conductor" and schema.search_aliases
-    assert all(one.tooltip for one in [*schema.inputs, *schema.outputs])
-    page = Path(event_schedule_node.__file__).parents[1].joinpath("web", "docs", f"{schema.node_id}.md").read_text(encoding="utf-8")
-    assert not [one.id for one in schema.inputs if f"`{one.id}`" not in page]
 
 
 def test_phrases_come_in_the_order_that_the_method_binds(model):

@@ -27,8 +27,12 @@ def named_inputs(inputs):
 
 
 @pytest.mark.parametrize("node_id", NODES)
-def test_every_input_is_named(node_id):
-    page = page_of(node_id)
+def test_every_node_is_on_the_menu_with_tooltips_and_a_help_page_that_names_every_input(node_id):
+    schema, page = NODES[node_id].GET_SCHEMA(), page_of(node_id)
+    assert schema.category == "Wan Conductor" and schema.search_aliases
+    assert all(one.tooltip for one in [*schema.inputs, *schema.outputs])
+    assert NODES[node_id].GET_NODE_INFO_V1()["name"] == node_id
+    assert not [one.id for one in schema.inputs if f"`{one.id}`" not in page]
     assert not [name for name in named_inputs(NODES[node_id].GET_NODE_INFO_V1()["input"]) if f"`{name}`" not in page]
 
 

@@ -26,6 +26,8 @@ MOMENT = re.compile(
     re.IGNORECASE,
 )
 CLOSING = {"[": "]", "(": ")"}
+TIME = rf"(?:[0-9]+(?::[0-9]+)+(?:\.[0-9]+)?|{NUMBER}\s*(?:[sSfF]|%))"
+SPAN_BEHIND = re.compile(rf"\s(?P<span>[\[(]?(?:(?:{TIME}|{NUMBER})\s*-\s*{TIME}|{TIME}\s*-\s*[eE][nN][dD])[\])]?)$")
 NOT_A_SPAN = "if this is not a span, write `always` before it"
 
 

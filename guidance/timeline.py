@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .latent_time import binary, latent_weights, pixel_frames
-from .spans import END, NUMBER, PLAIN, Moment, Source, Span, TimelineError, plain_number, read_span, skip
+from .spans import END, NOT_A_SPAN, NUMBER, PLAIN, SPAN_BEHIND, Moment, Source, Span, TimelineError, plain_number, read_span, skip
 
 NEWLINE = re.compile(r"\r\n|\r|\n")
 AFTER_SPANS = re.compile(r"[\s:,]*")
@@ -103,6 +103,10 @@ def read_entry(source: Source, subject: str | None) -> TimelineLine:
     body = source.code[start : start + found.start() if found else None].strip()
     if not body or source.plain[start] == "#":
         raise source.error(f"nothing is said to happen: write a phrase {'before the strength' if found else 'after the span'}", start)
+    if not spans and (behind := SPAN_BEHIND.search(source.plain[start : start + found.start() if found else None].rstrip())):
+        at = start + behind.start("span")
+        span, phrase = source.code[at : start + behind.end()], source.code[start : at].strip()
+        raise source.error(f"the span stands in front of what happens: write `{span}  {phrase}`; {NOT_A_SPAN}", at)
     return TimelineLine(subject, body, spans, read_strength(source, found, start) if found else 1.0, source.number)
 
 

@@ -36,6 +36,9 @@ const MOMENT = new RegExp(
     `|(?<number>-?${NUMBER})(?:${SPACE}*(?<unit>[sSfF](?!${WORD})|%)|(?<unknown>(?:(?![\\p{Nd}_])${WORD})+))?`,
   "uy",
 );
+const TIME = `(?:[0-9]+(?::[0-9]+)+(?:\\.[0-9]+)?|${NUMBER}${SPACE}*(?:[sSfF]|%))`;
+const RANGE = `(?:(?:${TIME}|${NUMBER})${SPACE}*-${SPACE}*${TIME}|${TIME}${SPACE}*-${SPACE}*[eE][nN][dD])`;
+const SPAN_BEHIND = new RegExp(`${SPACE}[[(]?${RANGE}[\\])]?$`, "u");
 /** @type {Record<string, string>} */
 const CLOSING = { "[": "]", "(": ")" };
 const FOLDED = /[\uff01-\uff5e‐‑‒–—―−﹣~〜×\u3000]/g;
@@ -218,6 +221,12 @@ export function readEntry(source) {
   if (!body || source.plain[from] === "#") {
     const place = found ? "before the strength" : "after the span";
     throw new TimelineError(`nothing is said to happen: write a phrase ${place}`, source, from);
+  }
+  const behind = spans.length ? null : SPAN_BEHIND.exec(source.plain.slice(from, from + said.length));
+  if (behind) {
+    const at = from + behind.index + 1;
+    const right = `${source.code.slice(at, from + said.length)}  ${stripped(source.code.slice(from, at))}`;
+    throw new TimelineError(`the span stands in front of what happens: write \`${right}\`; ${NOT_A_SPAN}`, source, at);
   }
   const number = found?.groups?.number;
   const strength = number === undefined ? 1 : Number(number);

@@ -1,9 +1,12 @@
 """What the Comfy Registry and the Manager's scanner read from the files, without running them."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -80,9 +83,44 @@ def test_the_registry_is_told_all_that_it_shows():
         assert url == "https://raw.githubusercontent.com/wan-conductor/wan-conductor" and (ROOT / path).is_file()
 
 
-def test_publishing_waits_for_the_tests():
-    publish, tests = ((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8") for name in ("publish", "test"))
-    jobs = publish.partition("\njobs:")[2]
-    assert re.search(r"^  test:\n    uses: \./\.github/workflows/test\.yml$", jobs, re.MULTILINE)
+def workflow(name: str) -> str:
+    return (ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8")
+
+
+def test_publishing_waits_for_the_tests_and_those_for_a_new_version():
+    jobs, tests = workflow("publish").partition("\njobs:")[2], workflow("test")
+    of_tests = "    needs: version\n    if: needs.version.outputs.new == 'true'\n    uses: ./.github/workflows/test.yml"
+    assert re.search(rf"^  test:\n{re.escape(of_tests)}$", jobs, re.MULTILINE)
     assert re.search(r"^  publish:\n    needs: test$", jobs, re.MULTILINE)
     assert "workflow_call:" in tests and "- run: .ci/run" in tests
+
+
+@pytest.mark.skipif(not (shutil.which("git") and shutil.which("bash")), reason="the script of the workflow needs git and bash")
+def test_only_a_new_version_in_pyproject_is_published(tmp_path):
+    script = textwrap.dedent(re.search(r"^        run: \|\n((?: {10}.*\n)+)", workflow("publish"), re.MULTILINE)[1])
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def pushed(text: str) -> str:
+        (tmp_path / "pyproject.toml").write_text(text)
+        git("add", ".")
+        git("commit", "--quiet", "-m", text)
+        return git("rev-parse", "HEAD")
+
+    def told(before: str) -> str:
+        output = tmp_path.parent / "output"
+        output.write_text("")
+        variables = {**os.environ, "BEFORE": before, "GITHUB_OUTPUT": str(output)}
+        subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=variables, check=True, capture_output=True)
+        return output.read_text().strip()
+
+    git("init", "--quiet")
+    first = pushed('version = "0.1.0"\n')
+    second = pushed('version = "0.1.0"\nline-length = 140\n')
+    assert told(first) == "new=false"
+    pushed('version = "0.2.0"\nline-length = 140\n')
+    assert told(second) == "new=true"
+    assert told("") == "new=true"  # by hand
+    assert told("0" * 40) == "new=true"  # the first push of a branch

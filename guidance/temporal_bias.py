@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,18 @@ Mode = Literal["gradient", "bias", "both"]
 # On the playground (few captions) longer in the first blocks is on time more often than shorter in all of them, and spoils fewer shapes;
 # to lower words without raising them loses the object.
 BIAS_STRENGTH, BIAS_END_PERCENT, BIAS_DEPTH = 2.0, 0.6, 0.6
+
+
+@dataclass
+class BiasRecord:
+    """What a run in mode bias was asked for, for the report: the attention is set, none is measured."""
+
+    phrases: tuple[str, ...]
+    mask: list[list[float]] = field(default_factory=list)  # "g f" of the whole video
+    bias: list[list[float]] = field(default_factory=list)  # "g f", logits
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -67,19 +79,22 @@ class TemporalBias:
             return f"{self.name}: the strength or the span of its bias is 0"
         return self.mask.skip_reason(latent_frames, fps)
 
-    def new_record(self) -> None:
-        return None
+    def new_record(self) -> BiasRecord:
+        return BiasRecord(tuple(ref.phrase for ref in self.phrases))
 
     def bias(self, latent_frames: int, fps: float) -> Tensor:
         """B of each phrase in each latent frame of the whole video, "g f"."""
         strengths = torch.tensor([timed.strength for timed in self.mask.timed])
         return self.strength * strengths[:, None] * (2 * self.mask.masks(latent_frames, fps) - 1)
 
-    def handler(self, call: ModelCall, record: Any) -> Handler | None:
+    def handler(self, call: ModelCall, record: BiasRecord | None) -> Handler | None:
         """Biases the text attention of the first main blocks: each positive prompt by its own words, on its own rows."""
         if not call.prompts:
             return None
-        bias = self.bias(call.total_frames, call.fps)[:, list(call.frames)]
+        of_video = self.bias(call.total_frames, call.fps)
+        if record is not None and not record.bias:
+            record.mask, record.bias = self.mask.masks(call.total_frames, call.fps).tolist(), of_video.tolist()
+        bias = of_video[:, list(call.frames)]
         prompts: list[tuple[Rows, list[int], Tensor]] = []
         for prompt in call.prompts:
             columns = sorted({row for rows in prompt.text_rows.values() for row in rows})

@@ -160,7 +160,7 @@ def check_timeline(timeline: Timeline, latent_frames: int, fps: float) -> None:
         for span in line.spans:
             start, end = span.frames(frames, fps)
             if start >= frames:
-                wrong = f"starts after the end: {video}"
+                wrong = f"starts after the end: {video}; write an earlier time, or make the video longer"
             elif end > frames + 0.5:
                 wrong = f"ends outside the video: {video}; write `{span.start} - end`"
             elif start >= end:

@@ -5,10 +5,12 @@ from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
+from ..guidance.latent_time import latent_frames_of
 from ..guidance.mask_sources import Timing
 from ..guidance.temporal_bias import BIAS_DEPTH, BIAS_END_PERCENT, BIAS_STRENGTH, Mode, guidance_of
 from ..guidance.temporal_mask import NAME, TemporalMask
 from ..host.geometry import takes_start_image
+from ..host.video_length import frames_of_video
 from .pair import pair_inputs, pair_outputs, require_wan_pair
 from .shown import PictureAndText
 from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
@@ -37,7 +39,8 @@ class TemporalMaskNode(io.ComfyNode):
                 "tempocontrol", "timeline", "temporal control", "when", "timing", "appear", "prompt schedule", "word timing",
                 "attention bias",
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,  # the host runs these first: bad input is refused before any other branch samples
             inputs=[
                 *pair_inputs(),
                 conditioning_input(),
@@ -126,8 +129,12 @@ class TemporalMaskNode(io.ComfyNode):
             lambda_leakage=lambda_leakage, anchor=anchor, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
         guidance = guidance_of(mode, objective, bias_strength, bias_end, bias_depth)
+        queued = getattr(cls, "hidden", None)
+        frames = frames_of_video(queued.prompt, queued.unique_id) if queued else None
 
         def tell(found: tuple[str, ...], rate: float) -> PictureAndText:
+            if frames:
+                objective.skip_reason(latent_frames_of(frames), rate)  # refuses what does not fit
             latents = shown_latents(length, rate)
             text = describe(objective, found, rate)
             if takes_start_image(model) and (hidden := hidden_at_first(objective, latents, rate)):

@@ -31,9 +31,13 @@ class TimingReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, report: GuidanceReport, save_prefix: str = "") -> io.NodeOutput:
+        from ..guidance.bias_pictures import bias_figure, biased
         from ..guidance.pictures import timing_figure  # matplotlib takes a second to import, too much for the host's start
 
-        pictures = np.stack([timing_figure(report, sample) for sample in range(report.samples)])
+        if biased(report) and not report.steps:
+            pictures = bias_figure(report)[None]
+        else:
+            pictures = np.stack([timing_figure(report, sample) for sample in range(report.samples)])
         images = torch.from_numpy(pictures).float() / 255
         numbers = report.to_json(indent=1)
         return pictures_and_numbers(cls, images, numbers, save_prefix)

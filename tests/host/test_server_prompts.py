@@ -1,6 +1,5 @@
 """The demo's prompt and its ways to go wrong, queued over HTTP in a real ComfyUI server."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -65,15 +64,11 @@ def test_a_prompt_from_the_stock_text_encoder_names_the_node_that_is_needed(serv
 
 def test_errors_come_before_the_first_sampling_step(server, prompt):
     nodes, by_title = prompt
-    nodes = copy.deepcopy(nodes)
-    next(node for node in nodes.values() if node["class_type"] == "WanConductorTemporalMask")["inputs"]["timeline"] = "0s - 1s  nothing"
-    del nodes[next(name for name, node in nodes.items() if node["class_type"] == "KSampler")]
-    nodes = {name: node for name, node in nodes.items() if "plain" not in node["_meta"]["title"]}
+    by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  nothing"
     ran = []
     with pytest.raises(PromptFailed):
         server.client.run(nodes, lambda message: ran.append(message["data"].get("node")))
-    sampler = next(name for name, node in nodes.items() if node["class_type"] == "WanConductorGuidedKSampler")
-    assert sampler not in ran
+    assert ran and not set(ran) & {name for name, node in nodes.items() if "Sampler" in node["class_type"]}
 
 
 def test_a_value_out_of_range_is_refused_before_anything_runs(server, prompt):

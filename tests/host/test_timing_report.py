@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from wan_conductor.guidance.budget import GuidanceBudget
 from wan_conductor.guidance.optimise import optimise_latent
-from wan_conductor.guidance.report import GuidanceReport, GuidedStep, SkippedStep
+from wan_conductor.guidance.report import GuidanceReport, GuidedStep, PatchReport, SkippedStep
 from wan_conductor.guidance.temporal_mask import TemporalMask
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.nodes.timing_report import TimingReport
@@ -72,6 +72,18 @@ def test_a_run_without_guided_steps_shows_why():
     images, numbers = TimingReport.execute(empty).result
     assert images.shape == (1, 450, 700, 3)
     assert json.loads(numbers)["skipped"][0]["reason"] == "one latent frame"
+
+
+def test_a_run_in_mode_bias_shows_mask_and_bias_of_every_phrase_and_expert():
+    measured = {"phrases": ["cat", "dog"], "mask": [[0.0] * 4 + [1.0] * 9, [1.0] * 13], "bias": [[-2.0] * 4 + [2.0] * 9, [1.0] * 13]}
+    patches = [PatchReport("Temporal Mask", model, [0, 1], measured) for model in ("high noise", "low noise")]
+    images, numbers = TimingReport.execute(GuidanceReport(fps=16.0, latent_frames=13, patches=patches)).result
+    assert images.shape == (1, 60 + 74 + 4 * 120, 700, 3)
+    line = ((images[0] * 255 - torch.tensor([0xD5, 0x5E, 0x00])).abs().amax(-1) <= 4).nonzero().float()
+    first = line[(line[:, 0] > 60) & (line[:, 0] < 150)]
+    before, after = first[first[:, 1] < 250], first[first[:, 1] > 350]
+    assert before[:, 0].mean() > after[:, 0].mean() + 40  # the bias rises with the mask: rows count downwards
+    assert json.loads(numbers)["patches"][0]["measured"] == measured
 
 
 def test_the_node_draws_at_the_end_of_a_graph():

@@ -202,7 +202,7 @@ def apart(found: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def not_found(pieces: TokenPieces, phrase: str, text: str, sought: str) -> str:
     near = nearest(text, sought)
     hint = f"; the nearest words are {', '.join(near)}" if near else ""
-    return f'"{phrase}" is not in the prompt{hint}. The prompt\'s pieces: {pieces.show()}'
+    return f'"{phrase}" is not in the prompt{hint}. Use words of the prompt, or add these to it. The prompt\'s pieces: {pieces.show()}'
 
 
 def nearest(text: str, sought: str) -> list[str]:

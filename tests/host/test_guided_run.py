@@ -85,22 +85,28 @@ def test_off_is_the_stock_sampler_bit_for_bit(model, sampler, off):
     assert torch.equal(sample(off(model), sampler), sample(model, sampler))
 
 
+def under_the_stock_nodes(model):
+    latent, positive, negative = {"samples": torch.zeros(1, 16, 5, 4, 4)}, prompt(), prompt("bad", seed=2)
+    yield nodes.KSampler().sample(model, 1, STEPS, 3.0, "dpmpp_2m", "simple", positive, negative, latent)[0]["samples"]
+    advanced = ("enable", 1, STEPS, 3.0, "uni_pc", "simple", positive, negative, latent, 0, 3, "enable")
+    yield nodes.KSamplerAdvanced().sample(model, *advanced)[0]["samples"]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+    sampler = comfy.samplers.sampler_object("euler")
+    yield custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(1), guider, sampler, sigmas, latent).args[0]["samples"]
+
+
 def test_off_is_the_stock_ksampler_ksampler_advanced_and_sampler_custom_advanced_bit_for_bit(model):
-    off, latent = guided(model, budget=GuidanceBudget(iterations=0)), {"samples": torch.zeros(1, 16, 5, 4, 4)}
-
-    def runs(model):
-        positive, negative = prompt(), prompt("bad", seed=2)
-        yield nodes.KSampler().sample(model, 1, STEPS, 3.0, "dpmpp_2m", "simple", positive, negative, latent)[0]["samples"]
-        advanced = ("enable", 1, STEPS, 3.0, "uni_pc", "simple", positive, negative, latent, 0, 3, "enable")
-        yield nodes.KSamplerAdvanced().sample(model, *advanced)[0]["samples"]
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(positive, negative)
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
-        sampler = comfy.samplers.sampler_object("euler")
-        yield custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(1), guider, sampler, sigmas, latent).args[0]["samples"]
-
-    for ours, stock in zip(runs(off), runs(model)):
+    off = guided(model, budget=GuidanceBudget(iterations=0))
+    for ours, stock in zip(under_the_stock_nodes(off), under_the_stock_nodes(model), strict=True):
         assert torch.equal(ours, stock)
+
+
+def test_guidance_reaches_the_video_under_each_of_the_three_stock_nodes(model):
+    unedited = guided(model, budget=GuidanceBudget(end_percent=0.4, iterations=3, step_size=0.0))
+    for ours, plain in zip(under_the_stock_nodes(guided(model)), under_the_stock_nodes(unedited), strict=True):
+        assert ours.isfinite().all() and (ours - plain).norm() > 0.01 * plain.norm()
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])

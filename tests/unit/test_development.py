@@ -3,8 +3,10 @@
 import hashlib
 import importlib.util
 import io
+import json
 import re
 import shlex
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -96,6 +98,54 @@ def test_the_torch_family_is_never_taken_from_the_hosts_requirements(tmp_path):
     lines = ["torch", "torchsde", "torchvision", "torchaudio>=2", "numpy>=1.25.0", "", "#non essential dependencies:", "kornia>=0.7.1"]
     (tmp_path / "requirements.txt").write_text("\n".join(lines))
     assert environment.host_requirements(tmp_path) == ["torchsde", "numpy>=1.25.0", "kornia>=0.7.1"]
+
+
+@pytest.fixture
+def no_environment_yet(tmp_path, monkeypatch):
+    """Counts what is made and installed; the last of pip's calls can be cut off."""
+    made, installed = [], []
+    monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(environment, "STAMP", tmp_path / ".venv" / "wan_conductor.json")
+    monkeypatch.setattr(environment, "UNFINISHED", tmp_path / ".venv" / "installing")
+
+    def create(folder, with_pip, clear):
+        if clear:
+            shutil.rmtree(folder)
+        folder.mkdir()
+        made.append(with_pip)
+
+    monkeypatch.setattr(environment.venv, "create", create)
+    monkeypatch.setattr(environment, "pip", lambda *arguments: installed.append(arguments))
+    monkeypatch.setattr(environment, "pip_works", lambda: bool(made))
+    monkeypatch.setattr(environment, "drop_unloadable_torchaudio", lambda: None)
+    comfyui = fake_comfyui(tmp_path / "ComfyUI", "0.30.0")
+    (comfyui / "requirements.txt").write_text("kornia")
+    return made, installed, comfyui
+
+
+def test_an_environment_is_made_once_and_anew_where_an_installation_was_cut_off(no_environment_yet, monkeypatch):
+    made, installed, comfyui = no_environment_yet
+
+    def get_ready():
+        environment.make_interpreter()
+        environment.install(comfyui)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "drop_unloadable_torchaudio", lambda: sys.exit("cut off"))
+        with pytest.raises(SystemExit, match="cut off"):
+            get_ready()
+    get_ready()
+    assert (len(made), len(installed)) == (2, 6)
+    get_ready()
+    assert (len(made), len(installed)) == (2, 6)
+    (comfyui / "requirements.txt").write_text("kornia\nglfw")  # another host: more is installed, into the same environment
+    get_ready()
+    assert (len(made), len(installed)) == (2, 9) and "glfw" in installed[-1]
+
+
+def test_the_host_is_told_as_one_json_object(tmp_path):
+    told = json.loads(hosts.describe(hosts.Host(tmp_path, "0.18.2"), tmp_path / "python"))
+    assert told == {"python": str(tmp_path / "python"), "comfyui": str(tmp_path), "version": "0.18.2"}
 
 
 def door():

@@ -161,6 +161,7 @@ def test_not_found_shows_the_pieces_and_the_nearest_words():
     message = str(caught.value)
     assert '"red cta" is not in the prompt' in message
     assert "red cat" in message
+    assert "Use words of the prompt, or add these to it" in message
     assert "▁a ▁red ▁cat ▁jump s" in message
 
 

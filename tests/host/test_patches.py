@@ -83,6 +83,25 @@ def test_a_patch_acts_in_its_span_only_and_changes_the_video(model):
     assert not torch.allclose(out, sample(model))
 
 
+def test_it_works_under_a_sampler_that_keeps_its_steps_to_itself(model):
+    """As VOID_DDIM does, where objectives are refused."""
+
+    class OwnSteps(comfy.samplers.Sampler):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+            options = {key: value for key, value in extra_args.items() if key != "denoise_mask"}
+            return sum(model_wrap(noise, sigma[None], **options) for sigma in sigmas[:-1])
+
+    def run(model):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(prompt(), prompt("bad", seed=2))
+        noise = tiny_wan.latent_like(**SHAPE)
+        return guider.sample(noise, torch.zeros_like(noise), OwnSteps(), sigmas_of(model), disable_pbar=True, seed=1)
+
+    patch = Scale()
+    assert not torch.allclose(run(attach(model, patch)), run(model))
+    assert [call.sigma for call in patch.calls] == pytest.approx(sigmas_of(model)[:2].tolist())
+
+
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2", "uni_pc", "dpmpp_2s_ancestral"])
 def test_samplers_that_ask_twice_a_step_find_it_at_every_call_within_the_span(model, sampler):
     patch, every, ends = Scale(), [], set()

@@ -28,7 +28,7 @@ BIAS_STRENGTH, BIAS_END_PERCENT, BIAS_DEPTH = 2.0, 0.6, 0.6
 class BiasRecord:
     """What a run in mode bias was asked for, for the report: the attention is set, none is measured."""
 
-    phrases: tuple[str, ...]
+    phrases: list[str]
     mask: list[list[float]] = field(default_factory=list)  # "g f" of the whole video
     bias: list[list[float]] = field(default_factory=list)  # "g f", logits
 
@@ -80,7 +80,7 @@ class TemporalBias:
         return self.mask.skip_reason(latent_frames, fps)
 
     def new_record(self) -> BiasRecord:
-        return BiasRecord(tuple(ref.phrase for ref in self.phrases))
+        return BiasRecord([ref.phrase for ref in self.phrases])
 
     def bias(self, latent_frames: int, fps: float) -> Tensor:
         """B of each phrase in each latent frame of the whole video, "g f"."""

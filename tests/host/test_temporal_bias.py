@@ -10,11 +10,13 @@ from observer import heads_apart, observed
 from wan_conductor.guidance.budget import GuidanceBudget
 from wan_conductor.guidance.events import EventSchedule
 from wan_conductor.guidance.patch import AttentionSite
+from wan_conductor.guidance.report import GuidanceReport
 from wan_conductor.guidance.temporal_bias import TemporalBias
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.attach import attach, attached
 from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.temporal_mask import TemporalMaskNode
+from wan_conductor.nodes.timing_report import TimingReport
 from wan_conductor.tests.unit.bias_reference import dense
 
 import nodes
@@ -171,6 +173,10 @@ def test_bias_mode_leads_whichever_expert_its_span_meets_and_asks_for_no_gradien
     assert [(patch.name, patch.model) for patch in report.patches] == [("Temporal Mask", "high noise"), ("Temporal Mask", "low noise")]
     assert sorted(step for patch in report.patches for step in patch.steps) == list(range(STEPS))
     assert report.steps == [] and report.guidance_forwards == 0 and not report.skipped
+    mask = temporal_mask(TIMELINE).masks(5, 16.0).tolist()
+    for patch in GuidanceReport.from_json(report.to_json()).patches:
+        assert patch in report.patches and patch.measured["mask"] == mask and len(patch.measured["bias"]) == len(patch.measured["phrases"])
+    assert TimingReport.execute(report).args[0].shape[1] > 450  # a row for each phrase and expert, not a message
 
 
 def ksampler_advanced(model):

@@ -165,9 +165,9 @@ def test_the_record_tells_mask_and_bias_of_every_phrase_in_the_whole_video_even_
     bias = bias_of(TIMELINE, strength=3.0, mask="binary")
     record = bias.new_record()
     bias.handler(call_of(frames=(0, 3, 4)), record)  # a call with negative rows alone
-    assert record.to_dict() == {"phrases": ("cat", "dog"), "mask": [], "bias": []}
+    assert record.to_dict() == {"phrases": ["cat", "dog"], "mask": [], "bias": []}
     bias.handler(call_of(told([True], {0: (1,)}), frames=(0, 3, 4)), record)
-    assert record.to_dict() == {"phrases": ("cat", "dog"), "mask": [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]], "bias": [CAT, DOG]}
+    assert record.to_dict() == {"phrases": ["cat", "dog"], "mask": [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]], "bias": [CAT, DOG]}
 
 
 @pytest.mark.parametrize("depth, led_blocks", [(1.0, {0, 1, 2, 3}), (0.6, {0, 1, 2}), (0.5, {0, 1}), (0.01, {0})])

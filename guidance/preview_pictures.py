@@ -15,8 +15,9 @@ from .pictures import DPI, INK, MASK, drawn, fonts, short, wrapped
 from .report import GuidanceReport
 
 HEAT = np.array([0xB3, 0x3C, 0x00]) / 255  # darker than any greyed frame: lightness alone tells how much
-MOST_FRAMES = 21  # columns: all latent frames of Wan's 81 pixel frames; of a longer video as many, evenly spread
-LEFT, RIGHT, TOP, GAP, BAR, BETWEEN = 136, 10, 60, 3, 10, 16
+MOST_FRAMES, MOST_COLUMNS = 26, 13  # Wan's 81 pixel frames in two lines; of a longer video as many latent frames, evenly spread
+LEFT, RIGHT, TOP, GAP, BAR, BETWEEN = 150, 10, 36, 3, 10, 16
+SECONDS = 24
 
 
 def preview_figure(report: GuidanceReport, frames: np.ndarray, sample: int = 0, width: int = 1200) -> np.ndarray:
@@ -29,13 +30,15 @@ def preview_figure(report: GuidanceReport, frames: np.ndarray, sample: int = 0, 
     latents = report.latent_frames
     if len(frames) != pixel_frames(latents):
         raise ValueError(f"{len(frames)} frames: a video of {latents} latent frames has {pixel_frames(latents)}")
+    heat = {ref: heats(maps, sample) for ref, maps in (report.maps or {}).items()}
     shown = np.unique(np.linspace(0, latents - 1, min(MOST_FRAMES, latents)).round().astype(int))
-    tile = (width - LEFT - RIGHT) / len(shown)
+    lines = np.array_split(shown, -(-len(shown) // MOST_COLUMNS))
+    tile = (width - LEFT - RIGHT) / len(lines[0])
     picture = (tile - GAP) * frames.shape[1] / frames.shape[2]
     strip = BAR + GAP + 2 * (picture + GAP) + BETWEEN
-    height = round(TOP + picture + BETWEEN + len(report.maps) * strip)
+    block = SECONDS + picture + BETWEEN + len(heat) * strip
+    height = round(TOP + len(lines) * block)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    tiles = [tile_of(frames, latent, round(tile - GAP), round(picture)) for latent in shown]
 
     def text(x: float, y: float, words: str, **style: Any) -> None:
         figure.text(x / width, 1 - y / height, words, color=INK, va="center", family=fonts(), parse_math=False, **style)
@@ -49,23 +52,25 @@ def preview_figure(report: GuidanceReport, frames: np.ndarray, sample: int = 0, 
             axes.set_axis_off()
 
     text(12, 18, headline(report, sample), fontsize=12)
-    for column, latent in enumerate(shown):
-        middle = LEFT + column * tile + (tile - GAP) / 2
-        text(middle, TOP - 11, f"{shown_frame(latent) / report.fps:.2f}", ha="center", fontsize=9)
-    text(LEFT - 8, TOP - 11, "seconds", ha="right", fontsize=9)
-    row(TOP, tiles, "video")
-    y = TOP + picture + BETWEEN
-    for ref, maps in report.maps.items():
-        before, after = heats(maps, sample)
-        mask = mask_of(report, ref.phrase)
-        for column, latent in enumerate(shown if mask else ()):
-            bar(figure, mask[latent], LEFT + column * tile, y, tile - GAP, width, height)
-        top = y + BAR + GAP
-        text(10, top + picture + GAP / 2, wrapped(short(ref.phrase, 36), 9), fontsize=11, weight="bold")
-        for heat, words in ((before, "before"), (after, "after")):
-            row(top, [heated(image, heat[latent]) for image, latent in zip(tiles, shown, strict=True)], words)
-            top += picture + GAP
-        y += strip
+    for number, line in enumerate(lines):
+        y = TOP + number * block + SECONDS
+        text(LEFT - 8, y - 11, "seconds", ha="right", fontsize=9)
+        for column, latent in enumerate(line):
+            middle = LEFT + column * tile + (tile - GAP) / 2
+            text(middle, y - 11, f"{shown_frame(latent) / report.fps:.2f}", ha="center", fontsize=9)
+        tiles = [tile_of(frames, latent, round(tile - GAP), round(picture)) for latent in line]
+        row(y, tiles, "video")
+        y += picture + BETWEEN
+        for ref, of_phrase in heat.items():
+            mask = mask_of(report, ref.phrase)
+            for column, weight in enumerate([] if mask is None else [mask[latent] for latent in line]):
+                bar(figure, weight, LEFT + column * tile, y, tile - GAP, width, height)
+            top = y + BAR + GAP
+            text(10, top + picture + GAP / 2, wrapped(short(ref.phrase, 36), 9), fontsize=11, weight="bold")
+            for place, words in enumerate(("before", "after")):
+                hot = [heated(image, of_phrase[place, latent]) for image, latent in zip(tiles, line, strict=True)]
+                row(top + place * (picture + GAP), hot, words)
+            y += strip
     return drawn(figure)
 
 

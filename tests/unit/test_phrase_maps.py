@@ -141,8 +141,17 @@ def test_the_numbers_are_mean_shares_of_each_latent_frame():
     assert told["last"]["after"] == [0.0, 0.0, 0.5 / 16, 0.0, 0.0, 0.0] and told["last"]["before"] == [0.0] * 6
 
 
-def test_a_long_video_shows_as_many_columns_as_fit_and_more_phrases_make_the_picture_taller():
-    step = StepMaps(0, torch.rand(1, 61, 2, 2).half(), torch.rand(1, 61, 2, 2).half())
-    reports = [GuidanceReport(16.0, 61, maps=dict.fromkeys(refs, PhraseMaps(step, step))) for refs in ((CAT,), (CAT, DOG))]
-    one, two = (preview_figure(report, np.zeros((pixel_frames(61), 8, 8, 3))) for report in reports)
-    assert one.shape[1] == two.shape[1] == 1200 and len(two) > len(one) + 90
+def test_a_long_video_goes_on_in_a_second_line_and_more_phrases_make_the_picture_taller():
+    def picture(latents, *refs):
+        step = StepMaps(0, torch.rand(1, latents, 2, 2).half(), torch.rand(1, latents, 2, 2).half())
+        frames = np.zeros((pixel_frames(latents), 8, 8, 3))
+        frames[list(frames_of_latent(latents - 1))] = (0.0, 1.0, 0.0)
+        drawn = preview_figure(GuidanceReport(16.0, latents, maps=dict.fromkeys(refs, PhraseMaps(step, step))), frames)
+        return drawn, np.argwhere((drawn == (0, 255, 0)).all(-1))
+
+    (short, _), (one_line, _), (two_lines, last), (long, _) = (picture(latents, CAT) for latents in (5, 13, 21, 61))
+    assert len(two_lines) > 1.9 * len(one_line) and len(long) < 1.2 * len(two_lines)
+    assert last[:, 0].min() > len(two_lines) / 2  # the tenth of that line, whose columns are as wide as the first line's eleven
+    assert (last[:, 1].mean() - LEFT) / ((1200 - LEFT - RIGHT) / 11) == pytest.approx(9.5, abs=0.05)
+    assert len(picture(13, CAT, DOG)[0]) > len(one_line) + 90
+    assert {drawn.shape[1] for drawn in (short, one_line, two_lines, long)} == {1200}

@@ -19,8 +19,8 @@ UNFINISHED = VENV / "installing"
 TORCH = ["torch==2.13.0"]
 # Without their dependencies: they pin other builds of torch.
 TORCH_COMPANIONS = ["torchvision==0.28.0", "torchaudio==2.11.0"]
-# glfw: ComfyUI 0.18.2 asks for it, 0.30.0 no longer does.
-TOOLS = ["pytest", "ruff", "ty", "playwright", "glfw"]
+# glfw: ComfyUI 0.18.2 asks for it, 0.30.0 no longer does. opencv: Farneback's flow, which `bench tempocontrol` is proven with.
+TOOLS = ["pytest", "ruff", "ty", "playwright", "glfw", "opencv-python-headless"]
 
 
 def python() -> Path:

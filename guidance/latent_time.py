@@ -19,6 +19,11 @@ def pixel_frames(latent_frames: int) -> int:
     return TEMPORAL_STRIDE * (latent_frames - 1) + 1
 
 
+def frames_of_latent(latent: int) -> range:
+    """The pixel frames that a latent frame covers: 0, or 4j-3 .. 4j."""
+    return range(pixel_frames(latent) if latent else 0, pixel_frames(latent + 1))
+
+
 def latent_frames_of(frames: int) -> int:
     """Number of latent frames of a video of `frames` pixel frames, rounded down as the host does."""
     return (frames - 1) // TEMPORAL_STRIDE + 1

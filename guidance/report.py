@@ -2,8 +2,11 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from .objective import PhraseRef
+from .phrase_maps import PhraseMaps
 
 Number = float | None  # None stands for a number that was not finite
 # Cost of a frozen-weight pass through one block in forward-equivalents (research 4): forward 1, backward 2, recompute 1.
@@ -105,6 +108,8 @@ class GuidanceReport:
     patches: list[PatchReport] = field(default_factory=list)
     skipped: list[SkippedStep] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Where attention to each phrase lay, for pictures alone: not in the JSON. None: nobody will look, measure no maps.
+    maps: dict[PhraseRef, PhraseMaps] | None = field(default=None, compare=False, repr=False)
 
     @property
     def samples(self) -> int:
@@ -123,7 +128,9 @@ class GuidanceReport:
 
     def to_dict(self) -> dict[str, Any]:
         totals = {"guidance_forwards": self.guidance_forwards, "cost_factor": self.cost_factor}
-        return {**asdict(self), "totals": totals}
+        numbers = asdict(replace(self, maps=None))
+        del numbers["maps"]
+        return {**numbers, "totals": totals}
 
     def to_json(self, indent: int | None = None) -> str:
         """Strict JSON: numbers that are not finite become null."""

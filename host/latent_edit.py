@@ -12,6 +12,7 @@ import torch
 from ..guidance.budget import MemoryMode
 from ..guidance.objective import Objective, PhraseAt, StepwiseObjective, shared_phrases
 from ..guidance.optimise import OptimisedLatent, optimise_latent
+from ..guidance.phrase_maps import Evaluations
 from ..guidance.phrases import PhraseNotFound
 from ..guidance.report import GuidedStep, IterationRecord, SkippedStep
 from .capture import attention_capture, blocks_in_use
@@ -68,6 +69,7 @@ class LatentEdit:
         rows = rows_of_entries(entries, phrases)
         blend = masked_part(start, sigma)
         model_options = start.extra_args.get("model_options", {})
+        evaluations = Evaluations(phrases, self.run.link.report.maps)
 
         with attention_capture(self.guider.inner_model, model_options, budget) as attention_of:
             # clones, because inference tensors cannot be saved for backward
@@ -81,7 +83,7 @@ class LatentEdit:
                         found = attention_of(entry, seen, sigma, tuple(groups.values()), [phrases[place] for place in groups])
                         for column, place in enumerate(groups):
                             maps[place].append((found[:, column], attention_of.held))
-                return torch.stack([mean_over_entries(of_entries) for of_entries in maps], dim=1)
+                return evaluations.seen(torch.stack([mean_over_entries(of_entries) for of_entries in maps], dim=1))
 
             result = optimise_latent(
                 start.x,
@@ -92,7 +94,8 @@ class LatentEdit:
                 mask,
                 lambda record: self.after_iteration(start.index, record),
             )
-            return in_passes(result, attention_of.passes)
+        evaluations.keep(self.run.link.first_step + start.index, result.history.kept)
+        return in_passes(result, attention_of.passes)
 
     def after_iteration(self, index: int, record: IterationRecord) -> None:
         self.show_progress(index, record.iteration + 1)

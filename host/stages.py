@@ -85,6 +85,7 @@ def sample_stages(stages: list[Stage], latent: dict[str, Any], settings: Setting
         latent_frames=samples.shape[2] if samples.ndim == 5 else 1,
         sampler=settings.sampler_name,
         total_steps=settings.steps,
+        maps={},
     )
     guided = any(attached(stage.model.model_options) for stage in stages)
     if not guided:

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..host.classifier_files import register_folder
+from .attention_preview import AttentionPreview
 from .audio_timing import AudioToTiming
 from .composition_guide import CompositionGuideNode
 from .composition_report import CompositionReport
@@ -44,6 +45,7 @@ NODES: list[type[io.ComfyNode]] = [
     GuidanceBudgetNode,
     GuidedKSampler,
     TimingReport,
+    AttentionPreview,
     EventReport,
     SpectralReport,
     CompositionReport,

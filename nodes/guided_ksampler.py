@@ -85,7 +85,7 @@ class GuidedKSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent video."),
-                REPORT.Output(display_name="GUIDANCE_REPORT", tooltip="What guidance did at every step, for Timing Report."),
+                REPORT.Output(display_name="GUIDANCE_REPORT", tooltip="What guidance did at every step, for Timing Report and the like."),
             ],
         )
 

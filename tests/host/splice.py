@@ -1,4 +1,4 @@
-"""Puts a node of this pack into a prompt as a user does: on the MODEL links of its samplers, with Conductor Text Encode for its words."""
+"""Makes a workflow's prompt small, and puts nodes of this pack into it as a user does: on the MODEL links, with Conductor Text Encode."""
 
 import copy
 from collections.abc import Iterator
@@ -7,7 +7,21 @@ from typing import Any
 from wan_conductor.tests.editor_graph import Prompt, Schema
 
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "CFGGuider")  # what takes a MODEL and the conditioning
+SIDE, STEPS = 96, 4
 ENCODERS = ("CLIPTextEncode", "WanConductorTextEncode")
+
+
+def small(prompt: Prompt, frames: int) -> Prompt:
+    """`prompt` for a small video in few steps; of two experts that share the steps each takes half of them."""
+    sizes = {"width": SIDE, "height": SIDE, "length": frames, "steps": STEPS}
+    out = copy.deepcopy(prompt)
+    for node in out.values():
+        inputs = node["inputs"]
+        inputs.update({key: value for key, value in sizes.items() if key in inputs})
+        if node["class_type"] == "KSamplerAdvanced":
+            first = inputs["add_noise"] == "enable"
+            inputs.update({"end_at_step": STEPS // 2} if first else {"start_at_step": STEPS // 2, "end_at_step": 10000})
+    return out
 
 
 def samplers(prompt: Prompt) -> list[str]:

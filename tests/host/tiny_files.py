@@ -36,7 +36,7 @@ LOADERS = {
     "ModelPatchLoader": ("name", "model_patches"),
     "AudioEncoderLoader": ("audio_encoder_name", "audio_encoders"),
 }
-SECONDS, SIDE, FRAMES, RATE = 1.0, 96, 9, 16000
+SECONDS, SIDE, FRAMES, RATE = 3.0, 96, 9, 16000
 
 
 def put_files(prompt: dict[str, dict[str, Any]], base: Path) -> None:
@@ -99,13 +99,15 @@ def lora(_: str) -> Weights:
 def multi_talk(_: str) -> Weights:
     from comfy_extras.nodes_model_patch import MultiTalkModelPatch
 
-    return randomised(MultiTalkModelPatch(in_dim=tiny_wan.DIM, intermediate_dim=32, dtype=torch.float16, operations=comfy.ops.disable_weight_init))
+    options = {"dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
+    return randomised(MultiTalkModelPatch(in_dim=tiny_wan.DIM, intermediate_dim=32, **options))
 
 
 def wav2vec(_: str) -> Weights:
-    model = Wav2Vec2Model(768, num_heads=12, num_layers=12, conv_norm=False, conv_bias=False, do_normalize=False, do_stable_layer_norm=False,
-                          dtype=torch.float16, device="cpu", operations=comfy.ops.disable_weight_init)
-    return randomised(model)
+    base = {"embed_dim": 768, "num_heads": 12, "num_layers": 12}
+    plain = dict.fromkeys(("conv_norm", "conv_bias", "do_normalize", "do_stable_layer_norm"), False)
+    options = {"dtype": torch.float16, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+    return randomised(Wav2Vec2Model(**base, **plain, **options))
 
 
 WEIGHTS: dict[str, Callable[[str], Weights]] = {

@@ -1,4 +1,4 @@
-"""A copy of the host in which Wan's text encoder, image encoder and 5B VAE are small, so that random weights for them fit into a test."""
+"""A copy of the host in which what surrounds Wan is small (text encoder, image encoder, ...), so that random weights fit into a test."""
 
 import json
 import os
@@ -16,6 +16,11 @@ TEXT_ENCODER = {"d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1, "num_de
 IMAGE_ENCODER = {"intermediate_size": 64, "num_hidden_layers": 2}
 VAE_22 = {"dim": 8, "dec_dim": 8}
 CONFIGS = {"comfy/text_encoders/umt5_config_xxl.json": TEXT_ENCODER, "comfy/clip_vision_config_h.json": IMAGE_ENCODER}
+# Sizes that the host has written into its code: of the 5B's VAE, and of the audio attention that InfiniteTalk adds to Wan's blocks
+CODE = (
+    ("comfy/sd.py", '{"dim": 160, "z_dim": self.latent_channels', '{"dim": 8, "dec_dim": 8, "z_dim": self.latent_channels'),
+    ("comfy/ldm/wan/model_multitalk.py", "out_dim, num_heads=40,", "out_dim, num_heads=2,"),
+)
 LEFT_OUT = ("models", "output", "input", "custom_nodes", "blueprints", ".git")  # on a user's machine these are large
 
 
@@ -27,11 +32,10 @@ def copy_small(comfyui: Path, folder: Path) -> Path:
         config = json.loads((copy / name).read_text(encoding="utf-8"))
         assert changes.keys() <= config.keys(), name
         (copy / name).write_text(json.dumps({**config, **changes}), encoding="utf-8")
-    loader = copy / "comfy" / "sd.py"
-    text = loader.read_text(encoding="utf-8")
-    wide = 'ddconfig = {"dim": 160, "z_dim": self.latent_channels'
-    assert text.count(wide) == 1, "comfy/sd.py builds the VAE of the 5B in another way now"
-    loader.write_text(text.replace(wide, wide.replace('"dim": 160', ", ".join(f'"{key}": {n}' for key, n in VAE_22.items()))))
+    for name, wide, narrow in CODE:
+        text = (copy / name).read_text(encoding="utf-8")
+        assert text.count(wide) == 1, f"{name} has {wide!r} no longer, or not once"
+        (copy / name).write_text(text.replace(wide, narrow), encoding="utf-8")
     return copy
 
 

@@ -87,7 +87,8 @@ def test_one_window_changes_no_bit_and_two_blend_two_prompts(small_server, schem
     told, prompt, plain = template
     kind = "WanConductorMultiPromptBlend"
     off = spliced(told, prompt, schema, kind, {"frames_per_window": FRAMES, "overlap": 4})
-    on = spliced(told, prompt, schema, kind, {"frames_per_window": FRAMES - 4, "overlap": FRAMES - 5, "transitions": 0}, second="a red cat jumps")
+    two_windows = {"frames_per_window": FRAMES - 4, "overlap": FRAMES - 5, "transitions": 0}
+    on = spliced(told, prompt, schema, kind, two_windows, second="a red cat jumps")
     found = latents(small_server, schema, off=off, on=on)
     assert same(found["off"], plain)
     assert not same(found["on"], plain) and all(latent.isfinite().all() for latent in found["on"])

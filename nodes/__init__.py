@@ -13,6 +13,7 @@ from .event_report import EventReport
 from .event_schedule import EventScheduleNode
 from .floats_timing import FloatsToTiming
 from .guidance_budget import GuidanceBudgetNode
+from .guidance_switch import GuidanceSwitch
 from .guided_ksampler import GuidedKSampler
 from .load_composition_classifier import LoadCompositionClassifier
 from .mask_timing import MaskToTiming
@@ -43,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     TrainCompositionClassifier,
     MultiPromptBlendNode,
     GuidanceBudgetNode,
+    GuidanceSwitch,
     GuidedKSampler,
     TimingReport,
     AttentionPreview,

@@ -28,6 +28,8 @@ def start_host() -> None:
 
 start_host()
 
+from small_host import small_server  # noqa: E402, F401
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "outside_inference_mode: the test body runs as plain PyTorch, not as the host runs a node")

@@ -12,6 +12,7 @@ from wan_conductor.guidance.budget import PRESETS
 from wan_conductor.host.attach import attached
 from wan_conductor.host.stages import Stage, switch_step, two_experts
 from wan_conductor.nodes.guidance_budget import GuidanceBudgetNode
+from wan_conductor.nodes.guidance_switch import GuidanceSwitch
 from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.temporal_mask import TIMELINE, TemporalMaskNode
 
@@ -247,3 +248,20 @@ def test_guided_ksampler_has_every_input_of_ksampler_advanced():
     theirs = nodes.KSamplerAdvanced.INPUT_TYPES()["required"]
     ours = {one.id for one in GuidedKSampler.GET_SCHEMA().inputs}
     assert set(theirs) <= ours
+
+
+def test_guidance_switch_off_gives_the_video_without_our_nodes_and_on_the_guided_one(high):
+    budget = GuidanceBudgetNode.execute(high, {"budget": "custom", **CUSTOM}).args[0]
+    guided = mask(budget).args[0]
+    off, on = (GuidanceSwitch.execute(guided, guidance).args[0] for guidance in (False, True))
+    assert attached(off.model_options) == () and len(attached(guided.model_options)) == 2
+    plain, switched_off, switched_on, edited = (ksampler_advanced(model)["samples"] for model in (high, off, on, guided))
+    assert torch.equal(switched_off, plain)
+    assert torch.equal(switched_on, edited) and not torch.equal(edited, plain)
+
+
+def test_guidance_switch_serves_both_experts_and_blocks_an_output_that_has_none(high, low):
+    pair = mask(high, model_low_noise=low).args
+    assert [attached(model.model_options) for model in GuidanceSwitch.execute(pair[0], False, pair[1]).args] == [(), ()]
+    assert GuidanceSwitch.execute(*pair[:1], True, pair[1]).args == pair
+    assert isinstance(GuidanceSwitch.execute(high, False).args[1], ExecutionBlocker)

@@ -40,6 +40,7 @@ KINDS = {
     "i2v_2.2": Kind(in_dim=36),
     "vace": Kind(model=VaceWanModel, model_type="vace", extra={"vace_in_dim": 96}),
     "5B": Kind(in_dim=48, out_dim=48),
+    "fun_control": Kind(model_type="i2v", in_dim=48),
     "ref_conv": Kind(extra={"in_dim_ref_conv": 16}),
 }
 

@@ -1,0 +1,103 @@
+"""Drop-in proof: our nodes on the MODEL links of the host's own Wan templates, with tiny random weights under the files' real names."""
+
+
+import comfyui_version
+import pytest
+import safetensors.torch
+import splice
+import tiny_files
+import torch
+from wan_conductor.development.hosts import NEWEST
+from wan_conductor.tests.editor_graph import to_prompt
+from wan_conductor.tests.templates import TEMPLATES, template_graph
+
+pytestmark = pytest.mark.skipif(
+    comfyui_version.__version__ != NEWEST, reason=f"the templates that are installed are made for ComfyUI {NEWEST}"
+)
+
+FRAMES = 13  # four latent frames: of three, Temporal Mask compares two, which agree with any mask half of the time
+
+
+@pytest.fixture(scope="module")
+def schema(small_server):
+    return small_server.client.get("/object_info")
+
+
+@pytest.fixture(scope="module", params=TEMPLATES, ids=str)
+def template(request, small_server, schema):
+    """(the template, its prompt, the latents of its samplers)"""
+    prompt = splice.small(to_prompt(template_graph(request.param.name), schema), FRAMES)
+    for node in prompt.values():
+        if node["class_type"] == "PrimitiveBoolean":
+            node["inputs"]["value"] = request.param.turbo
+    tiny_files.put_files(prompt, small_server.base)
+    (plain,) = latents(small_server, schema, plain=prompt).values()
+    return request.param, prompt, plain
+
+
+def latents(server, schema, **prompts):
+    """label -> the latents of that prompt's samplers"""
+    saved = {}
+    for label, prompt in prompts.items():
+        prompts[label], saved[label] = splice.latents_only(splice.without_outputs(prompt, schema))
+    outputs = server.client.run(splice.side_by_side(**prompts))["outputs"]
+    files = {label: [outputs[f"{label} {name}"]["latents"][0] for name in names] for label, names in saved.items()}
+    return {label: [safetensors.torch.load(server.client.fetch(file))["latent_tensor"] for file in some] for label, some in files.items()}
+
+
+def same(ones, others):
+    return len(ones) == len(others) and all(torch.equal(one, other) for one, other in zip(ones, others))
+
+
+def test_template_runs_to_its_own_video(small_server, template):
+    _, prompt, _ = template
+    files = [file for output in small_server.client.run(prompt)["outputs"].values() for file in output.get("images", [])]
+    videos = [file for file in files if file["filename"].endswith(".mp4")]
+    assert videos and all(b"ftyp" in small_server.client.fetch(video)[:16] for video in videos)
+
+
+# What asks for nothing, and what asks for something
+NODES = {
+    "WanConductorTemporalMask": ({"timeline": "50% - end  {event} x0"}, {"timeline": "50% - end  {event}", "tau_corr": 1.0}),
+    "WanConductorEventSchedule": (
+        {"timeline": "{subject}:\n {event}", "strength": 0.0}, {"timeline": "{subject}:\n {event}", "end_percent": 1.0}
+    ),
+    "WanConductorSpectralHomeostasis": ({"tau": 0.0}, {"tau": 0.2}),
+    "WanConductorCompositionGuide": (
+        {"timeline": "always  {subject} | left of | {event} x0"}, {"timeline": "always  {subject} | left of | {event}"}
+    ),
+}
+
+
+def spliced(told, prompt, schema, kind, knobs, **options):
+    words = {"timeline": knobs["timeline"].format(**vars(told))} if "timeline" in knobs else {}
+    return splice.spliced(prompt, schema, kind, {**knobs, **words}, **options)
+
+
+@pytest.mark.parametrize("kind", NODES)
+def test_a_node_that_asks_for_nothing_changes_no_bit_and_one_that_asks_does(small_server, schema, template, kind):
+    told, prompt, plain = template
+    off, on = (spliced(told, prompt, schema, kind, knobs) for knobs in NODES[kind])
+    found = latents(small_server, schema, off=off, on=on)
+    assert same(found["off"], plain)
+    assert not same(found["on"], plain) and all(latent.isfinite().all() for latent in found["on"])
+
+
+def test_one_window_changes_no_bit_and_two_blend_two_prompts(small_server, schema, template):
+    told, prompt, plain = template
+    kind = "WanConductorMultiPromptBlend"
+    off = spliced(told, prompt, schema, kind, {"frames_per_window": FRAMES, "overlap": 4})
+    two_windows = {"frames_per_window": FRAMES - 4, "overlap": FRAMES - 5, "transitions": 0}
+    on = spliced(told, prompt, schema, kind, two_windows, second="a red cat jumps")
+    found = latents(small_server, schema, off=off, on=on)
+    assert same(found["off"], plain)
+    assert not same(found["on"], plain) and all(latent.isfinite().all() for latent in found["on"])
+
+
+def test_budget_switch_and_sampler_alone_change_no_bit(small_server, schema, template):
+    told, prompt, plain = template
+    budget = splice.spliced(prompt, schema, "WanConductorGuidanceBudget", {})
+    guided = spliced(told, prompt, schema, *[(kind, on) for kind, (_, on) in NODES.items()][0])
+    switched = splice.spliced(guided, schema, "WanConductorGuidanceSwitch", {"guidance": False})
+    found = latents(small_server, schema, budget=budget, switched=switched, sampler=splice.with_guided_ksampler(prompt, schema))
+    assert {label: same(some, plain) for label, some in found.items()} == {"budget": True, "switched": True, "sampler": True}

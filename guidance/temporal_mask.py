@@ -60,16 +60,33 @@ def magnitude_loss(a: Tensor, m: Tensor, level: Tensor | None = None) -> Tensor:
     """L_mag = sum_j (1 - m_j) a_j / sum_j (1 - m_j) - sum_j m_j a_j / sum_j m_j: a "b g f", m "g f" in 0..1 -> "b g".
 
     Mean attention of inactive frames less that of active frames; binary masks give the plain means. A side without frames counts 0.
-    Anchored to a `level` "b g" (beyond the paper), the active frames' mean is drawn to that level in place of being raised without end,
-    which draws a thing twice: + |mean - level| instead of - mean.
+    Anchored to a `level` "b g" (beyond the paper), the active frames' mean is drawn to that level in place of being raised without end:
+    + |mean - level| instead of - mean.
     """
     active = _weighted_mean(a, m)
     return _weighted_mean(a, 1 - m) + (-active if level is None else (active - level).abs())
 
 
-def strongest_frame(a: Tensor) -> Tensor:
-    """The level that anchors active frames: a "b g f" -> "b g", the highest of the frames that the correlation sees."""
-    return (a[..., 1:] if a.shape[-1] > 1 else a).amax(-1)
+def held_level(a: Tensor, m: Tensor) -> Tensor:
+    """The level that anchors active frames: a "b g f", m "g f" -> "b g", over the frames that the correlation sees.
+
+    Their own mean, or the strongest inactive frame where that is higher: a thing at the wrong time moves to the right one, and nothing
+    rises from step to step, which draws it again beside itself.
+    """
+    kept, active = (a[..., 1:], m[..., 1:]) if a.shape[-1] > 1 else (a, m)
+    inactive = torch.where(active < 0.5, kept, -torch.inf)
+    return torch.maximum(_weighted_mean(kept, active), inactive.amax(-1))
+
+
+def elsewhere_loss(maps: Tensor, m: Tensor, unedited: Tensor) -> Tensor:
+    """Attention of active frames to where the thing is not, in the units of `temporal_attention`: "b g f h w", m "g f" -> "b g".
+
+    Where it is: the square of the mean map of its active frames, over the largest, 0..1, as the step found it in `unedited`; a thing that
+    moves is on all its way. Beyond the paper: without it a rise in attention is answered by a second thing in another place.
+    """
+    there = _weighted_mean(rearrange(unedited, "b g f h w -> b g h w f"), m[:, None, None])
+    there = (there / there.amax((-1, -2), keepdim=True).clamp_min(TINY)).square()
+    return _weighted_mean(temporal_attention((1 - there)[:, :, None] * maps), m)
 
 
 def entropy_loss(maps: Tensor, m: Tensor) -> Tensor:
@@ -121,7 +138,7 @@ class TemporalMask:
         the time.
     lambda_entropy: lambda_2. Higher: one clear place while active. Raise it if the scene drifts.
     lambda_leakage: lambda_l, beyond the paper. Higher: phrases keep to places of their own. Raise it if two things become one.
-    anchor: hold active frames at the attention of the strongest frame as each step finds it (`magnitude_loss`); off: as in the paper.
+    anchor: hold active frames at the attention (`held_level`) and the place (`elsewhere_loss`) that each step finds; off: as in the paper.
     tau_corr: a sample's step ends as soon as the correlation of its worst timed phrase reaches this.
     mask: soft uses covered shares of a latent frame, binary rounds them.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
@@ -217,14 +234,20 @@ class TemporalMask:
     def at_step(self, sigma: float, memory: dict[str, Any]) -> "TemporalMask":
         return replace(self, unedited=[])
 
-    def anchor_level(self, a: Tensor) -> Tensor | None:
-        """Of the step's first evaluation, which is of the latent as it was; outside a step, of `a` itself. None: no anchor."""
-        if not self.anchor:
-            return None
+    def as_found(self, maps: Tensor) -> Tensor:
+        """The maps of the step's first evaluation, which is of the latent as it was; outside a step, `maps` themselves. No gradient."""
         seen = [] if self.unedited is None else self.unedited
         if not seen:
-            seen.append(strongest_frame(a.detach()))
+            seen.append(maps.detach())
         return seen[0]
+
+    def magnitude(self, maps: Tensor, m: Tensor) -> Tensor:
+        """L_mag of `maps` "b g f h w", m "g f" -> "b g"; anchored or the paper's."""
+        a = temporal_attention(maps)
+        if not self.anchor:
+            return magnitude_loss(a, m)
+        found = self.as_found(maps)
+        return magnitude_loss(a, m, held_level(temporal_attention(found), m)) + elsewhere_loss(maps, m, found)
 
     def loss(self, maps: Tensor, fps: float) -> ObjectiveLoss:
         """The losses of `maps` "b g f h w"; satisfied when the worst timed phrase correlates by tau_corr.
@@ -238,7 +261,7 @@ class TemporalMask:
         weights = maps.new_tensor([timed.strength for timed in self.timed]) / self.strength
         terms = {
             "correlation": (-r * weights).mean(-1),
-            "magnitude": (magnitude_loss(a, m, self.anchor_level(a)) * weights).mean(-1),
+            "magnitude": (self.magnitude(maps, m) * weights).mean(-1),
             "entropy": (entropy_loss(maps, m) * weights).mean(-1),
         }
         if self.lambda_leakage:

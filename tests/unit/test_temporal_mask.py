@@ -11,6 +11,7 @@ from wan_conductor.guidance.temporal_mask import (
     correlation,
     correlation_loss,
     entropy_loss,
+    held_level,
     leakage_loss,
     magnitude_loss,
     temporal_attention,
@@ -315,27 +316,70 @@ def test_a_subject_may_lie_where_its_own_events_lie_and_nothing_else_may():
     assert pairs == every - own
 
 
-def test_the_anchor_draws_active_frames_to_the_level_the_step_began_with_and_inactive_ones_down():
-    objective = TemporalMask(parse_timeline("1s - 2s cat"), lambda_correlation=0, lambda_entropy=0, lambda_magnitude=1)
-    step = objective.at_step(1.0, {})
-    maps = random_maps(1, 1)
-    a, m = temporal_attention(maps), objective.masks(FRAMES, 16.0)
+def anchored_reference(frames_of_maps, found, mask):
+    """Anchored L_mag of one phrase, as loops: lists of F frames of H W numbers, now and as the step found them."""
+    places, total = range(len(found[0])), sum(mask)
 
-    def means(scale: float) -> tuple[float, float]:
-        active, inactive = scale * (a * m).sum() / m.sum(), scale * (a * (1 - m)).sum() / (1 - m).sum()
-        return active.item(), inactive.item()
+    def mean(of_frames, weights):
+        return sum(value * weight for value, weight in zip(of_frames, weights)) / sum(weights)
 
-    level = a[0, 0, 1:].max().item()
-    for scale in (1.0, 0.5, 3.0):  # the first evaluation is of the latent as it was: whatever comes later is held against it
-        active, inactive = means(scale)
-        assert step.loss(maps * scale, 16.0).total.item() == pytest.approx(inactive + abs(active - level), rel=1e-5)
-    fresh = objective.at_step(0.9, {})
-    active, inactive = means(3.0)
-    assert fresh.loss(maps * 3, 16.0).total.item() == pytest.approx(inactive + abs(active - 3 * level), rel=1e-5)
+    sums = [sum(frame) * 1560 / len(frame) for frame in frames_of_maps]
+    before = [sum(frame) * 1560 / len(frame) for frame in found]
+    inactive = [value for value, weight in zip(before[1:], mask[1:]) if weight < 0.5]
+    level = max([mean(before[1:], mask[1:]), *inactive])
+    path = [sum(weight * frame[place] for frame, weight in zip(found, mask)) / total for place in places]
+    away = [1 - (path[place] / max(path)) ** 2 for place in places]
+    elsewhere = [sum(frame[place] * away[place] for place in places) * 1560 / len(frame) for frame in frames_of_maps]
+    return mean(sums, [1 - weight for weight in mask]) + abs(mean(sums, mask) - level) + mean(elsewhere, mask)
+
+
+@pytest.mark.parametrize("timeline", ["1s - 2s cat", "0s - 1.1s cat", "2.4s - end cat"])
+def test_the_anchored_magnitude_equals_its_formula_written_as_loops(timeline):
+    objective = TemporalMask(parse_timeline(timeline), lambda_correlation=0, lambda_entropy=0, lambda_magnitude=1)
+    step, mask = objective.at_step(1.0, {}), objective.masks(FRAMES, 16.0)[0].tolist()
+    found = random_maps()
+    for maps in (found, 0.5 * found, random_maps()):  # the first evaluation is of the latent as it was: later ones are held against it
+        expected = [anchored_reference(maps[b, 0].flatten(1).tolist(), found[b, 0].flatten(1).tolist(), mask) for b in range(2)]
+        assert step.loss(maps, 16.0).total.tolist() == pytest.approx(expected, rel=1e-5)
     paper = replace(objective, anchor=False).at_step(1.0, {})
-    for scale in (1.0, 3.0):
-        active, inactive = means(scale)
-        assert paper.loss(maps * scale, 16.0).total.item() == pytest.approx(inactive - active, rel=1e-5)
+    expected = [reference(maps[b, 0].flatten(1).tolist(), mask)[1] for b in range(2)]
+    assert paper.loss(maps, 16.0).total.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def anchored_step(objective, found):
+    """The anchored loss after `found` was what the step began with."""
+    step = objective.at_step(1.0, {})
+    step.loss(found, 16.0)
+    return lambda maps: step.loss(maps, 16.0).terms["magnitude"].item()
+
+
+def test_anchored_a_second_thing_costs_and_one_that_moves_along_its_path_does_not():
+    objective = TemporalMask(parse_timeline("1s - end cat"))
+    active = objective.masks(FRAMES, 16.0)[0] > 0.5
+    still = torch.full((1, 1, FRAMES, 3, 5), 1e-4)
+    still[..., active, 1, 1] = 0.02
+    loss = anchored_step(objective, still)
+    twice, there = still.clone(), still.clone()
+    twice[..., active, 2, 4] = 0.02
+    there[..., active, 1, 1] = 0.04  # as much more attention, and where the thing is
+    assert loss(twice) > loss(there) + 1
+    moving = torch.full((1, 1, FRAMES, 3, 5), 1e-4)
+    for frame in range(FRAMES):
+        moving[..., frame, 1, frame * 5 // FRAMES] = 0.02
+    loss = anchored_step(objective, moving)
+    apart = moving.clone()
+    apart[..., active, 1, :], apart[..., active, 2, :] = 1e-4, moving[..., active, 1, :]
+    assert loss(apart) > loss(moving) + 1
+
+
+def test_held_frames_do_not_rise_and_a_thing_at_the_wrong_time_is_wanted_at_the_right_one():
+    mask = torch.tensor([[0.0] * 6 + [1.0] * 7])
+    uneven = torch.linspace(1, 2, FRAMES).expand(1, 1, -1)
+    assert held_level(uneven, mask).item() == pytest.approx(uneven[..., 6:].mean().item())
+    assert held_level(uneven.flip(-1), mask).item() == pytest.approx(uneven.flip(-1)[..., 1:6].max().item())
+    always = torch.ones(1, FRAMES)
+    assert held_level(uneven, always).item() == pytest.approx(uneven[..., 1:].mean().item())
+    assert held_level(uneven[..., :1], always[:, :1]).item() == 1
 
 
 def test_steps_of_the_anchor_share_nothing():

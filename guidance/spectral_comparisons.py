@@ -105,7 +105,8 @@ def videos_figure(pairs: PairedCalls, width: int = 780, height: int = 520) -> np
         axes.bar(np.arange(1, len(effect) + 1), effect, 0.8, color=[BETTER_COLOUR if d > 0 else WORSE_COLOUR for d in effect])
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        set_title(axes, f"{LABELS[metric]} ({DIRECTIONS[metric]})\n{tests[metric].better}/{tests[metric].n} better, {p_words(tests[metric].p)}")
+        better = f"{tests[metric].better}/{tests[metric].n} better, {p_words(tests[metric].p)}"
+        set_title(axes, f"{LABELS[metric]} ({DIRECTIONS[metric]})\n{better}")
     label_edges(panels, "video", "Cohen's d")
     return drawn(figure)
 

@@ -70,7 +70,8 @@ class SpectralRecord:
     CFG rows, batched or one after the other), `sigma`, `tau_eff`: "c"; for each of METRICS `name_before` and `name_after` "c", means over
     heads; `gamma`, `tension_heads_before`, `tension_heads_after` "c h"; `eigenvalues_before`, `eigenvalues_after` "c f", means over heads.
     Context windows may differ in frames: shorter spectra then end in zeros, which is what they are.
-    Derived, "c": `depth` 0..1, `strength` = mean over heads of |gamma - 1|, `per_head`: whether gamma differs among them, `active`, `deep`, `reduction` = |T| before - |T| after.
+    Derived, "c": `depth` 0..1, `strength` = mean over heads of |gamma - 1|, `active`, `deep`, `reduction` = |T| before - |T| after,
+    `per_head`: whether gamma differs among the heads.
     `operators` "l f g": the mean operator of each layer, before correction, NaN where none was seen; of the number of frames that most
     calls had. A run without a record measures nothing for it. About 0.5 kB per call.
     """

@@ -45,7 +45,8 @@ class SpectralReport(io.ComfyNode):
             inputs=[
                 REPORT.Input(
                     "report",
-                    tooltip="The report of a Guided KSampler whose model has Spectral Homeostasis; of one video, of a batch, or a list of reports.",
+                    tooltip="The report of a Guided KSampler whose model has Spectral Homeostasis: of one video, of a batch, or a list of "
+                    "reports.",
                 ),
                 REPORT.Input(
                     "plain", optional=True,

@@ -233,7 +233,7 @@ class BatchRecord:
 def wrong_sign(record: SpectralRecord) -> np.ndarray:
     """Calls "c" whose gamma went the wrong way in any head: against the mean tension, or with gamma per head against that head's own."""
     followed = np.where(record["per_head"][:, None], record["tension_heads_before"], record["tension_before"][:, None])
-    return ((record["gamma"] - 1) * followed < 0).any(1)
+    return np.any((record["gamma"] - 1) * followed < 0, axis=1)
 
 
 _DERIVED: dict[str, Callable[[SpectralRecord], np.ndarray]] = {

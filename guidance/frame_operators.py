@@ -61,7 +61,8 @@ def density(operators: Tensor) -> Tensor:
 
 def spectrum(rho: Tensor) -> Tensor:
     """Eigenvalues of a density matrix "... f e" -> "... f", largest first, none below 0."""
-    return torch.linalg.eigvalsh(rho).flip(-1).clamp_min(0)
+    where = "cpu" if rho.device.type == "mps" else rho.device  # most PyTorch versions in use have no eigenvalues on MPS
+    return torch.linalg.eigvalsh(rho.to(where)).to(rho.device).flip(-1).clamp_min(0)
 
 
 def spectral_entropy(eigenvalues: Tensor) -> Tensor:

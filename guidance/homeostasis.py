@@ -17,7 +17,7 @@ from .frame_operators import Observe, block_operators, slice_operators, spectral
 from .objective import PhraseRef
 from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
 from .ranges import check_percents, check_range
-from .spectral_record import SpectralRecord
+from .spectral_record import BatchRecord
 
 NAME = "Spectral Homeostasis"
 # |T| <= 1, so below this tau_eff |gamma - 1| < 2^-9: less than half a unit in the last place of every bfloat16 query.
@@ -96,10 +96,10 @@ class SpectralHomeostasis:
             return f"{self.name}: the latent has one frame, and one frame passes nothing on"
         return None
 
-    def new_record(self) -> SpectralRecord:
-        return SpectralRecord()
+    def new_record(self) -> BatchRecord:
+        return BatchRecord()
 
-    def handler(self, call: ModelCall, record: SpectralRecord | None) -> Handler | None:
+    def handler(self, call: ModelCall, record: BatchRecord | None) -> Handler | None:
         """Steadies the self-attention of the main blocks. Nothing is installed at tau 0 without a record, or where there is one frame."""
         if call.grid.frames < 2 or (self.tau == 0 and record is None):
             return None
@@ -108,7 +108,7 @@ class SpectralHomeostasis:
             if site.kind != "self" or site.vace:
                 return None
             tau_eff = self.tau_eff(site.block, call.blocks, call.progress)
-            observe = None if record is None else record.observe(site.block, call.blocks, call.sigma, tau_eff)
+            observe = None if record is None else record.observe(site.block, call.blocks, call.sigma, tau_eff, call.videos)
             q = self.regulate(
                 attention.q, attention.k, attention.heads, call.grid.frames, tau_eff, call.grid.video_tokens, observe
             )

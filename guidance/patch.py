@@ -82,6 +82,7 @@ class ModelCall:
     prompts: tuple[PromptRows, ...]  # in the order of the positive entries; none where the call holds only negative rows
     pad_rows: slice | None  # the text rows that are padding and equal in every row of the batch
     fps: float  # the model's
+    videos: int = 1  # of the batch: row r is one of video r % videos
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ DIRECTIONS = {
 
 def shift_figure(pairs: PairedCalls, width: int = 780, height: int = 620) -> np.ndarray:
     """Figure E: T, spectral and row entropy of plain and guided runs over all, deep, and deep active calls: "h w 3" uint8."""
-    figure, panels = page(3, 3, width, height, _headline(pairs), [("plain", BEFORE), ("guided", AFTER)])
+    figure, panels = page(3, 3, width, height, _headline(pairs) + "   ·   dashed: means", [("plain", BEFORE), ("guided", AFTER)])
     deep, active = pairs.of_guided("deep"), pairs.of_guided("active")
     filters = (("all calls", np.ones(len(pairs), bool)), ("deep layers", deep), ("deep and active", deep & active))
     for row, metric in enumerate(("tension", "von_neumann", "row_entropy")):
@@ -105,16 +105,20 @@ def videos_figure(pairs: PairedCalls, width: int = 780, height: int = 520) -> np
         axes.bar(np.arange(1, len(effect) + 1), effect, 0.8, color=[BETTER_COLOUR if d > 0 else WORSE_COLOUR for d in effect])
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        set_title(axes, f"{LABELS[metric]}: {tests[metric].better}/{tests[metric].n}, {p_words(tests[metric].p)}")
+        better = f"{tests[metric].better}/{tests[metric].n} better, {p_words(tests[metric].p)}"
+        set_title(axes, f"{LABELS[metric]} ({DIRECTIONS[metric]})\n{better}")
     label_edges(panels, "video", "Cohen's d")
     return drawn(figure)
 
 
-def heads_figure(pairs: PairedCalls, names: tuple[str, str] = ("plain", "guided"), width: int = 780, height: int = 300) -> np.ndarray:
+def heads_figure(pairs: PairedCalls, width: int = 780, height: int = 300) -> np.ndarray:
     """Figure K: spread of T over the heads of a call, guided against plain, deep and active calls, and its change: "h w 3" uint8.
 
-    With runs of one gamma per call in the place of the plain ones it shows what gamma per head gains: `names` ("per call", "per head").
+    With runs of one gamma per call in the place of the plain ones it shows what gamma per head gains, and says so.
     """
+    per_head = [any(record["per_head"].any() for record in records) for records in (pairs.plains, pairs.guideds)]
+    corrected = any(record["active"].any() for record in pairs.plains)
+    names = ("one γ per call", "γ per head") if corrected and per_head == [False, True] else ("plain", "guided")
     figure, panels = page(1, 3, width, height, _headline(pairs) + "   ·   spread of T over heads")
     plain, guided, deep = pairs.plain("head_spread"), pairs.guided("head_spread"), pairs.of_guided("deep")
     active = pairs.of_guided("active")

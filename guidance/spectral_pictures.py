@@ -50,16 +50,17 @@ def operators_figure(record: SpectralRecord, width: int = 780, height: int = 300
     """The mean F x F operator in four bands of depth, and how far |T| fell by depth (figure A, right): "h w 3" uint8."""
     if not len(record):
         return message("Spectral Report: nothing was recorded", width, height)
-    figure, panels = page(1, DEPTH_BANDS + 1, width, height, "mean attention from frame to frame, by depth   ·   log scale")
     operators = record.operators
+    floor, top = 0.1 / operators.shape[-1], float(np.nanmax(operators))  # a tenth of an even share
+    words = f"mean attention from frame to frame, by depth   ·   log scale, dark {floor:.3f}, bright {top:.2f}"
+    figure, panels = page(1, DEPTH_BANDS + 1, width, height, words)
     ends = np.round(np.linspace(0, record.layers, DEPTH_BANDS + 1)).astype(int)
-    floor = 0.1 / operators.shape[-1]  # a tenth of an even share
     for index, (first, end) in enumerate(zip(ends, ends[1:])):
         axes, band = panels[0, index], operators[first:end]
         seen = band[~np.isnan(band[:, 0, 0])]
         set_title(axes, f"layers {first}–{end - 1}" if end - first > 1 else f"layer {first}" if end > first else "no layer")
         if len(seen):
-            axes.imshow(np.log10(seen.mean(0).clip(floor)), cmap=AMOUNT, vmin=np.log10(floor), vmax=0, interpolation="nearest")
+            axes.imshow(np.log10(seen.mean(0).clip(floor)), cmap=AMOUNT, vmin=np.log10(floor), vmax=np.log10(top), interpolation="nearest")
         axes.set_xlabel("to frame", fontsize=9, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -69,8 +70,9 @@ def operators_figure(record: SpectralRecord, width: int = 780, height: int = 300
     axes.barh(np.arange(DEPTH_BUCKETS) * 10 + 5, values, 8, color=[BETTER_COLOUR if value >= 0 else WORSE_COLOUR for value in values])
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(0, 100)
-    axes.set_xlabel("% less", fontsize=9, color=INK)
-    set_title(axes, "|T| by depth, %")
+    axes.set_xlabel("% less |T|", fontsize=9, color=INK)
+    axes.set_ylabel("depth, %", fontsize=9, color=INK)
+    set_title(axes, "by depth")
     return drawn(figure)
 
 

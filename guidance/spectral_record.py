@@ -70,7 +70,8 @@ class SpectralRecord:
     CFG rows, batched or one after the other), `sigma`, `tau_eff`: "c"; for each of METRICS `name_before` and `name_after` "c", means over
     heads; `gamma`, `tension_heads_before`, `tension_heads_after` "c h"; `eigenvalues_before`, `eigenvalues_after` "c f", means over heads.
     Context windows may differ in frames: shorter spectra then end in zeros, which is what they are.
-    Derived, "c": `depth` 0..1, `strength` = mean over heads of |gamma - 1|, `active`, `deep`, `reduction` = |T| before - |T| after.
+    Derived, "c": `depth` 0..1, `strength` = mean over heads of |gamma - 1|, `active`, `deep`, `reduction` = |T| before - |T| after,
+    `per_head`: whether gamma differs among the heads.
     `operators` "l f g": the mean operator of each layer, before correction, NaN where none was seen; of the number of frames that most
     calls had. A run without a record measures nothing for it. About 0.5 kB per call.
     """
@@ -85,14 +86,6 @@ class SpectralRecord:
 
     def __len__(self) -> int:
         return len(self._rows.get("layer", ()))
-
-    def observe(self, layer: int, layers: int, sigma: float, tau_eff: float) -> Observe:
-        """What `SpectralHomeostasis.regulate` is to show this call to."""
-
-        def add(before: Tensor, after: Tensor, gamma: Tensor) -> None:
-            self.add(layer, layers, sigma, tau_eff, before, after, gamma)
-
-        return add
 
     def add(self, layer: int, layers: int, sigma: float, tau_eff: float, before: Tensor, after: Tensor, gamma: Tensor) -> None:
         """Operators "b h p f g" before and after the correction and gamma "b h" of one attention call: one call per batch row."""
@@ -152,7 +145,7 @@ class SpectralRecord:
             "fragmented_share": _mean(signed < 0),
             "gamma_over_mixed": {"mean": _mean(gamma[signed > 0]), "std": _std(gamma[signed > 0])},
             "gamma_fragmented": {"mean": _mean(gamma[signed < 0]), "std": _std(gamma[signed < 0])},
-            "wrong_sign": int((np.sign(gamma - 1) != np.sign(signed)).sum()),
+            "wrong_sign": int(wrong_sign(self).sum()),
             "relative_reduction_by_depth": relative,
             "deep": {
                 metric: {side: _mean(self[f"{metric}_{side}"][self["deep"]]) for side in ("before", "after")}
@@ -216,10 +209,38 @@ class SpectralRecord:
             raise ValueError(f"SpectralRecord: layers, heads = {here}: this record holds {known}; make one per model")
 
 
+class BatchRecord:
+    """The calls of one run, apart by the videos that are sampled in one batch."""
+
+    def __init__(self) -> None:
+        self.videos: list[SpectralRecord] = []
+
+    def observe(self, layer: int, layers: int, sigma: float, tau_eff: float, videos: int) -> Observe:
+        """What `SpectralHomeostasis.regulate` is to show this call to; its row r is one of video r % `videos`."""
+        self.videos += [SpectralRecord() for _ in range(videos - len(self.videos))]
+
+        def add(before: Tensor, after: Tensor, gamma: Tensor) -> None:
+            for video, record in enumerate(self.videos):
+                own = before[video::videos]
+                record.add(layer, layers, sigma, tau_eff, own, own if after is before else after[video::videos], gamma[video::videos])
+
+        return add
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"videos": [record.to_dict() for record in self.videos]}
+
+
+def wrong_sign(record: SpectralRecord) -> np.ndarray:
+    """Calls "c" whose gamma went the wrong way in any head: against the mean tension, or with gamma per head against that head's own."""
+    followed = np.where(record["per_head"][:, None], record["tension_heads_before"], record["tension_before"][:, None])
+    return np.any((record["gamma"] - 1) * followed < 0, axis=1)
+
+
 _DERIVED: dict[str, Callable[[SpectralRecord], np.ndarray]] = {
     "depth": lambda record: record["layer"] / max(record.layers - 1, 1),
     "deep": lambda record: record["depth"] >= DEEP,
     "strength": lambda record: np.abs(record["gamma"] - 1).mean(1),
+    "per_head": lambda record: np.ptp(record["gamma"], axis=1) > 0,
     "active": lambda record: record["strength"] > ACTIVE,
     "reduction": lambda record: np.abs(record["tension_before"]) - np.abs(record["tension_after"]),
     "abs_tension_before": lambda record: np.abs(record["tension_before"]),

@@ -70,6 +70,7 @@ class RunningPatch:
             tuple(prompts),
             find_pad_rows(context) if self.prompts else None,
             self.fps,
+            context.shape[0] // len(transformer_options["cond_or_uncond"]),
         )
         handler = self.patch.handler(call, self.record)
         return [] if handler is None else [handler]

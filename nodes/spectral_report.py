@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -44,7 +45,8 @@ class SpectralReport(io.ComfyNode):
             inputs=[
                 REPORT.Input(
                     "report",
-                    tooltip="The report of a Guided KSampler whose model has Spectral Homeostasis. A list of reports: one video each.",
+                    tooltip="The report of a Guided KSampler whose model has Spectral Homeostasis: of one video, of a batch, or a list of "
+                    "reports.",
                 ),
                 REPORT.Input(
                     "plain", optional=True,
@@ -52,13 +54,13 @@ class SpectralReport(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "figure", options=[*OF_A_RUN, *OF_PAIRS, *ALL], default="overview",
-                    tooltip="What to draw. overview, maps, operators: the run, one picture for each model. The others compare it with "
-                    "`plain`.",
+                    tooltip="What to draw. overview, maps, operators: the run, one picture for each model and video. The others compare "
+                    "it with `plain`.",
                 ),
                 save_prefix_input("wan/spectral", "the pictures (.png), the numbers (.json) and every run's calls (.npz)"),
             ],
             outputs=[
-                io.Image.Output(tooltip="The pictures: one for each run and model, or for each model of a pair."),
+                io.Image.Output(tooltip="The pictures: one for each model and video, or for each model of a pair."),
                 io.String.Output(display_name="JSON", tooltip="All numbers: every call of every run, their sums, and the paired tests."),
             ],
         )
@@ -99,12 +101,20 @@ def drawings(names: Iterable[str]) -> list[Callable[..., np.ndarray]]:
 
 
 def spectral_records(reports: Sequence[GuidanceReport]) -> dict[str, list[SpectralRecord]]:
-    """What Spectral Homeostasis measured, by model ("model", or the two experts), in the order of the reports."""
+    """What Spectral Homeostasis measured, by model ("model", or the two experts), in the order of the reports and of their videos.
+
+    A second node on the same model measures what the first left: "model node 2".
+    """
     found: dict[str, list[SpectralRecord]] = {}
     for report in reports:
+        nodes: Counter[str] = Counter()
         for patch in report.patches:
-            if patch.name == NAME and patch.measured is not None:
-                found.setdefault(patch.model, []).append(SpectralRecord.from_dict(patch.measured))
+            if patch.name != NAME or patch.measured is None:
+                continue
+            nodes[patch.model] += 1
+            model = patch.model if nodes[patch.model] == 1 else f"{patch.model} node {nodes[patch.model]}"
+            for video in patch.measured["videos"]:
+                found.setdefault(model, []).append(SpectralRecord.from_dict(video))
     return found
 
 

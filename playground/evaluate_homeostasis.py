@@ -31,24 +31,27 @@ TAUS = (0.0, 0.1, 0.2, 0.4, 1.0)
 DEFAULT = 0.2  # whose figures stand at the top, the paper's
 DEPTHS = (30, 40)  # of Wan 1.3B and 14B
 WIDTH, TEXT_WIDTH = 256, 4096
+BATCH = 10  # videos sampled together; a caption's noise depends on it
 
 
 def evaluate(playground: Playground, count: int, seeds: int, seed: int) -> dict[str, Any]:
     """`count` held-out captions of a still and as many of a moving object x `seeds` noises, each noise at every one of TAUS."""
-    clips = [clip for kind in ("one", "motion") for clip in held_out(kind, count, seed)]
+    clips = [clip for pair in zip(held_out("one", count, seed), held_out("motion", count, seed), strict=True) for clip in pair]
     records: dict[float, list[SpectralRecord]] = {tau: [] for tau in TAUS}
     rows: dict[float, list[dict[str, float]]] = {tau: [] for tau in TAUS}
-    for index, clip in enumerate(clips):
-        positive = playground.encode([clip.caption])
-        for noise in range(seeds):  # one video a run, so that each has its own record
+    groups: list[int] = []  # the caption of each video
+    for start in range(0, len(clips), BATCH):
+        part = clips[start : start + BATCH]
+        positive = playground.encode([clip.caption for clip in part])
+        for noise in range(seeds):
             plain = None
             for tau in TAUS:
-                videos, report = playground.sample(positive, 1, seed + seeds * index + noise, SpectralHomeostasis(tau))
-                plain = videos[0] if plain is None else plain
-                records[tau].append(record_of(report))
-                rows[tau].append(judge(videos[0], clip, plain))
-        log.info("%d of %d captions", index + 1, len(clips))
-    groups = [index for index in range(len(clips)) for _ in range(seeds)]
+                videos, report = playground.sample(positive, len(part), seed + seeds * start + noise, SpectralHomeostasis(tau))
+                plain = videos if plain is None else plain
+                records[tau] += records_of(report)
+                rows[tau] += [judge(*of_video) for of_video in zip(videos, part, plain, strict=True)]
+            groups += range(start, start + len(part))
+        log.info("%d of %d captions", start + len(part), len(clips))
     by_tau = {f"{tau:g}": of_tau(tau, records, rows, groups) for tau in TAUS}
     named = {key: by_tau[f"{DEFAULT:g}"][key] for key in ("tension_active", "videos_improved", "videos_improved_across_runs")}
     return {
@@ -70,19 +73,26 @@ def of_tau(
     of_world = {name: figure([row[name] for row in rows[tau]], groups) for name in rows[tau][0]}
     result = {"world": of_world, **tension(records[tau])}
     if tau:
-        within, across = within_call_test(records[tau]), video_tests(paired_calls(records[0.0], records[tau]))
-        videos = len(records[tau])
         result |= {
-            "videos_improved": within.better / videos,
-            "videos_improved_p": within.p,
-            "videos_improved_across_runs": across["abs_tension"].better / videos,
-            "across_runs": {metric: asdict(test) for metric, test in across.items()},
+            "reduction_active": figure([of_video["reduction_active"] for of_video in summaries(records[tau])], groups),
+            **improved(records[0.0], records[tau]),
             "minus_plain": {
                 name: figure([row[name] - plain[name] for row, plain in zip(rows[tau], rows[0.0], strict=True)], groups)
                 for name in of_world
             },
         }
     return result
+
+
+def improved(plains: list[SpectralRecord], guideds: list[SpectralRecord]) -> dict[str, Any]:
+    """Shares of the videos whose |T| fell, within active calls (A.5) and between the two runs (C.1), and all tests of figure C."""
+    within, across = within_call_test(guideds), video_tests(paired_calls(plains, guideds))
+    return {
+        "videos_improved": within.better / len(guideds),
+        "videos_improved_p": within.p,
+        "videos_improved_across_runs": across["abs_tension"].better / len(guideds),
+        "across_runs": {metric: asdict(test) for metric, test in across.items()},
+    }
 
 
 def tension(records: list[SpectralRecord]) -> dict[str, Any]:
@@ -94,19 +104,20 @@ def tension(records: list[SpectralRecord]) -> dict[str, Any]:
         "calls": len(active),
         "active_share": float(active.mean()),
         "fragmented_share": float((signed < 0).mean()),
+        "fragmented_share_active": float((signed[active] < 0).mean()) if active.any() else None,
         "tension_active": {side: float(of.mean()) if len(of) else None for side, of in (("before", before), ("after", after))},
         "calls_with_more_tension": int((after > before).sum()),
-        "wrong_sign": sum(record.summary()["wrong_sign"] for record in records),
+        "wrong_sign": sum(of_video["wrong_sign"] for of_video in summaries(records)),
     }
 
 
 def judge(video: Tensor, clip: world.Clip, plain: Tensor) -> dict[str, float]:
     """One video "f c h w" of one object.
 
-    identity: share of the frames that show anything in which the told shape has the told colour. background: flicker, mean absolute change
-    from frame to frame of the cells without object, as a share of the value range. smoothness: mean acceleration of the object's centre in
-    canvas cells per frame^2. Lower is better in both. motion: whether it does what is told (moving captions). change: of the
-    background against the plain video.
+    identity: share of the frames that show anything in which the told shape has the told colour. present: share of the frames that show
+    the told colour. background: flicker, mean absolute change from frame to frame of the cells without object, as a share of the value
+    range. smoothness: mean acceleration of the object's centre in canvas cells per frame^2. Lower is better in both. motion: whether it
+    does what is told (moving captions). change: of the background against the plain video.
     """
     areas, subject = metrics.color_areas(video), clip.subjects[0]
     area = areas[subject.color]
@@ -115,6 +126,7 @@ def judge(video: Tensor, clip: world.Clip, plain: Tensor) -> dict[str, float]:
     told = subject.events[0] if subject.events else None
     return {
         "identity": float(np.mean(right)) if right else math.nan,
+        "present": float(metrics.presence(area).float().mean()),
         "background": background_flicker(video, areas),
         "smoothness": acceleration(area),
         "motion": float(metrics.whole_motion(area) == told) if told in world.MOTIONS else math.nan,
@@ -139,22 +151,36 @@ def acceleration(area: Tensor) -> float:
     return float(second[seen].mean()) if seen.any() else math.nan
 
 
-def record_of(report: GuidanceReport) -> SpectralRecord:
+def records_of(report: GuidanceReport) -> list[SpectralRecord]:
+    """Of each video of the batch."""
     measured = report.patches[0].measured
     assert measured is not None  # a link asks for it
-    return SpectralRecord.from_dict(measured)
+    return [SpectralRecord.from_dict(video) for video in measured["videos"]]
+
+
+def summaries(records: list[SpectralRecord]) -> list[dict[str, Any]]:
+    return [record.summary() for record in records]
 
 
 @torch.inference_mode()
 def at_real_depth(layers: int, steps: int, seed: int) -> dict[str, Any]:
     """A random Wan of real depth and small width: does tension fall, and in which layers? Says nothing of trained attention."""
     generator = torch.Generator().manual_seed(seed)
-    model = attach(random_wan(layers, generator), SpectralHomeostasis(DEFAULT))
+    model = random_wan(layers, generator)
     positive, negative = ([[torch.randn(1, 24, TEXT_WIDTH, generator=generator), {}]] for _ in range(2))
     settings = Settings(seed, steps, "euler", "simple", positive, negative, None)
-    _, report = sample_stages([Stage(model, "model", 4.0, 0, steps, True, True)], {"samples": torch.zeros(1, 16, 9, 8, 8)}, settings)
-    record = record_of(report)
-    return {**tension([record]), "relative_reduction_by_depth": record.summary()["relative_reduction_by_depth"]}
+    plains, guideds = (
+        records_of(
+            sample_stages(
+                [Stage(attach(model, SpectralHomeostasis(tau)), "model", 4.0, 0, steps, True, True)],
+                {"samples": torch.zeros(1, 16, 9, 8, 8)},
+                settings,
+            )[1]
+        )
+        for tau in (0.0, DEFAULT)
+    )
+    by_depth = summaries(guideds)[0]["relative_reduction_by_depth"]
+    return {**tension(guideds), **improved(plains, guideds), "relative_reduction_by_depth": by_depth}
 
 
 def random_wan(layers: int, generator: torch.Generator) -> Any:

@@ -32,7 +32,8 @@ def test_the_command_prints_the_keys_of_the_issue(capsys):
     homeostasis.main(SMALL)
     result = json.loads(capsys.readouterr().out)
     block = result["blocks"]["tiny"]
-    assert set(block["milliseconds"]) == {"plain", "corrected", "recorded"} and result["run_ratio"] == block["run_ratio"]
+    assert set(block["milliseconds"]) == {"plain", "corrected", "recorded", "alone"} and result["run_ratio"] == block["run_ratio"]
+    assert 1 < block["run_ratio_alone"] < 1 + block["alone"]["median"]  # of the calls that are corrected, not of all
     # q and k of 16 positions x 3 frames x 128 in fp32, and 16 operators of 3 x 3
     assert block["operator_megabytes"] == round((2 * 16 * 3 * 128 * 4 + 16 * 9 * 4) / 1e6, 2)
     assert block["peak_megabytes"]["corrected"] >= block["peak_megabytes"]["plain"] > 0

@@ -60,5 +60,7 @@ def test_the_command_prints_the_keys_of_the_issue_and_pairs_each_video_with_its_
     assert set(result["tension_active"]) == {"before", "after"} and set(result["by_tau"]) == {"0", "0.2"}
     plain, guided = (result["by_tau"][tau] for tau in ("0", "0.2"))
     assert plain["calls"] == guided["calls"] == 2 * 2 * 2 * result["layers"]  # videos, steps, CFG rows
-    assert plain["world"]["change"]["value"] == 0 < guided["world"]["change"]["value"] and guided["wrong_sign"] == 0
+    assert plain["world"]["change"]["value"] == 0 < guided["world"]["change"]["value"]
+    assert guided["wrong_sign"] == guided["calls_with_more_tension"] == 0 < guided["active_share"]
+    assert guided["reduction_active"]["value"] > 0 and guided["minus_plain"]["present"]["count"] == 2
     assert result["tension_active"]["after"] < result["tension_active"]["before"] and result["videos_improved"] == 1

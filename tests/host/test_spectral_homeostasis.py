@@ -1,9 +1,11 @@
 """Spectral Homeostasis on tiny Wans of every kind: measured and scaled where it should be, stock elsewhere, alike however it is sampled."""
 
+import functools
 import json
 import re
 
 import comfy.context_windows
+import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
 import folder_paths
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 import tiny_wan
 import torch
+from comfy_extras import nodes_custom_sampler as custom
 from comfy_extras.nodes_easycache import EasyCacheNode
 from guided_prompts import prompt, temporal_mask
 from wan_conductor.guidance.budget import GuidanceBudget
+from wan_conductor.guidance.events import EventSchedule
 from wan_conductor.guidance.homeostasis import SpectralHomeostasis, layer_weight
 from wan_conductor.guidance.patch import Patch
 from wan_conductor.guidance.report import GuidanceReport
 from wan_conductor.guidance.spectral_record import SpectralRecord
+from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.attach import attach, attached
 from wan_conductor.host.attention import attention_wrapper
 from wan_conductor.host.run import LINK_KEY, SamplerLink
@@ -37,8 +42,8 @@ def model():
     return tiny_wan.load(layers=LAYERS)
 
 
-def sample(model, kind="t2v", cfg=3.0, frames=FRAMES, sampler="euler", **kwargs):
-    noise = tiny_wan.latent_like(frames, 4, 4, channels=48 if kind == "5B" else 16)
+def sample(model, kind="t2v", cfg=3.0, frames=FRAMES, sampler="euler", noise=None, **kwargs):
+    noise = tiny_wan.latent_like(frames, 4, 4, channels=48 if kind == "5B" else 16) if noise is None else noise
     extras = tiny_wan.image_extras(noise) if kind.startswith("i2v") else extras_of(kind, noise)
     positive, negative = ([[context, {**extra, **extras}] for context, extra in of] for of in (prompt(), prompt("bad", seed=2)))
     return tiny_wan.sample(model, positive, negative, noise, steps=STEPS, cfg=cfg, sampler=sampler, **kwargs)
@@ -58,14 +63,25 @@ def extras_of(kind, noise):
     return {}
 
 
-def measured(model, **kwargs):
-    """The video, and the record of the one patch on `model`, as Guided KSampler would have it."""
+def reported(model, **kwargs):
+    """The latents, and the report that Guided KSampler would have."""
     linked = model.clone()
     report = GuidanceReport(fps=16.0, latent_frames=kwargs.get("frames", FRAMES))
     linked.model_options["transformer_options"][LINK_KEY] = SamplerLink(report, progress=lambda done: None)
-    out = sample(linked, **kwargs)
+    return sample(linked, **kwargs), report
+
+
+def records_of(patch):
+    """Of the videos of the batch, through JSON."""
+    return [SpectralRecord.from_dict(video) for video in json.loads(json.dumps(patch.measured, allow_nan=False))["videos"]]
+
+
+def measured(model, **kwargs):
+    """The video, its record, and what the report tells of the one patch on `model`."""
+    out, report = reported(model, **kwargs)
     (told,) = report.patches
-    return out, SpectralRecord.from_dict(json.loads(report.to_json())["patches"][0]["measured"]), told
+    (record,) = records_of(told)
+    return out, record, told
 
 
 def watched(model, calls):
@@ -250,6 +266,79 @@ def test_together_with_temporal_mask_both_act_and_captures_leave_no_calls_in_the
         assert not torch.allclose(both, other)
 
 
+def test_together_with_event_schedule_and_temporal_mask_both_orders_give_one_video(model):
+    """The three are stacked as a user would; where Event Schedule changes the text attention, self-attention is still measured."""
+    events = EventSchedule(parse_timeline("a:\n  0% - 50%  red\n  50% - end  jumps\n"))
+    budget = GuidanceBudget(end_percent=0.3, iterations=1, step_size=0.05, depth=1.0)
+    one, other = (
+        attach(functools.reduce(attach, order, model), budget)
+        for order in ([temporal_mask(), events, STRONG], [STRONG, events, temporal_mask()])
+    )
+    out, report = reported(one)
+    by_name = {patch.name: patch for patch in report.patches}
+    (record,) = records_of(by_name["Spectral Homeostasis"])
+    assert set(by_name) == {"Spectral Homeostasis", "Event Schedule"} and len(report.steps) == 2
+    assert len(record) == LAYERS * STEPS * 2
+    assert_obeys_the_paper(record)
+    torch.testing.assert_close(sample(other), out, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(sample(attach(attach(attach(model, temporal_mask()), events), budget)), out)
+
+
+def test_two_nodes_in_a_row_both_act_and_the_second_measures_what_the_first_left(model):
+    twice = SpectralHomeostasisNode.execute(SpectralHomeostasisNode.execute(model, 1.0).args[0], 0.5).args[0]
+    out, report = run(twice)
+    (first,), (second,) = map(records_of, report.patches)
+    acts = first["tau_eff"] > 0.01
+    np.testing.assert_allclose(second["tension_before"][acts], first["tension_after"][acts], atol=2e-6)
+    np.testing.assert_allclose(second["tau_eff"], first["tau_eff"] / 2, atol=2e-6)
+    numbers = json.loads(SpectralReport.execute([report], ["overview"]).args[1])
+    assert {model: len(videos) for model, videos in numbers["runs"].items()} == {"model": 1, "model node 2": 1}
+    assert not torch.equal(out["samples"], run(attach(model, STRONG))[0]["samples"])
+
+
+def test_videos_of_a_batch_are_corrected_and_recorded_as_if_alone(model):
+    noise, guided = tiny_wan.latent_like(FRAMES, 4, 4, batch=2), attach(model, STRONG)
+    out, report = reported(guided, noise=noise)
+    records = records_of(report.patches[0])
+    assert len(records) == 2
+    for video, record in enumerate(records):
+        alone, of_alone, _ = measured(guided, noise=noise[video : video + 1])
+        torch.testing.assert_close(out[video : video + 1], alone, rtol=1e-4, atol=1e-4)
+        for column in ("layer", "step", "row", "tension_before", "gamma"):
+            np.testing.assert_allclose(record[column], of_alone[column], atol=2e-4)
+        assert_obeys_the_paper(record)
+    assert np.abs(records[0]["tension_before"] - records[1]["tension_before"]).max() > 1e-3
+
+
+def test_sampler_custom_advanced_gives_what_ksampler_gives(model):
+    guided, latent = attach(model, STRONG), {"samples": torch.zeros(1, 16, FRAMES, 4, 4)}
+    positive, negative = prompt(), prompt("bad", seed=2)
+    stock = nodes.KSampler().sample(guided, 7, STEPS, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+    made = (
+        custom.RandomNoise.execute(7), custom.CFGGuider.execute(guided, positive, negative, 3.0), custom.KSamplerSelect.execute("euler"),
+        custom.BasicScheduler.execute(guided, "simple", STEPS, 1.0),
+    )
+    out = custom.SamplerCustomAdvanced.execute(*(one.args[0] for one in made), latent).args[0]["samples"]
+    torch.testing.assert_close(out, stock, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(guided)[0]["samples"], stock, rtol=1e-5, atol=1e-5)
+    plain = nodes.KSampler().sample(model, 7, STEPS, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+    assert not torch.allclose(plain, out)
+
+
+def test_a_cancelled_run_leaves_nothing_behind(model):
+    guided, stock = attach(model, STRONG), sample(model)
+    whole, modules = sample(guided), [module for _, module in model.model.named_modules()]
+
+    def cancel(step, *_):
+        if step == 1:
+            comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(guided, callback=cancel)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert torch.equal(sample(model), stock) and torch.equal(sample(guided), whole)
+
+
 def test_easycache_beside_it_skips_steps_and_the_rest_are_corrected(model):
     cache = lambda model: EasyCacheNode.execute(model, 3.0, 0.0, 1.0, False).args[0]  # noqa: E731
     out, record, _ = measured(cache(attach(model, STRONG)))
@@ -273,8 +362,8 @@ def test_windows_with_a_causal_anchor_differ_in_frames_and_are_all_recorded(mode
 
 def test_a_window_of_a_single_frame_is_left_alone(model):
     stock, guided = (windowed(of, 1, 0) for of in (model, attach(model, STRONG)))
-    out, record, _ = measured(guided)
-    assert torch.equal(out, sample(stock)) and len(record) == 0
+    out, report = reported(guided)
+    assert torch.equal(out, sample(stock)) and records_of(report.patches[0]) == []
 
 
 def test_nothing_is_left_on_the_model_after_a_run(model):
@@ -288,10 +377,10 @@ def test_nothing_is_left_on_the_model_after_a_run(model):
 # The nodes
 
 
-def run(model, low=None):
+def run(model, low=None, latent=None):
     return GuidedKSampler.execute(
         model, "enable", 7, STEPS, 3.0, "euler", "simple", prompt(), prompt("bad", seed=2),
-        {"samples": torch.zeros(1, 16, FRAMES, 4, 4)}, 0, 10000, "disable", {"budget": "auto"},
+        latent or {"samples": torch.zeros(1, 16, FRAMES, 4, 4)}, 0, 10000, "disable", {"budget": "auto"},
         {"switch_at": "percent", "switch_percent": 0.5}, model_low_noise=low,
     ).args
 
@@ -343,7 +432,7 @@ def test_every_input_and_output_has_a_tooltip(node):
 
 
 def test_each_expert_has_its_own_record_and_the_strength_goes_on_from_where_the_first_left(reports):
-    high, low = (SpectralRecord.from_dict(patch.measured) for patch in reports[0].patches)
+    (high,), (low,) = map(records_of, reports[0].patches)
     assert [patch.model for patch in reports[0].patches] == ["high noise", "low noise"]
     assert [set(record["layer"]) for record in (high, low)] == [{0, 1, 2}] * 2
     assert high["sigma"].min() > low["sigma"].max()
@@ -356,7 +445,7 @@ def test_a_report_goes_through_json_and_back_with_its_record(reports):
     back = GuidanceReport.from_json(reports[0].to_json())
     assert back.patches == reports[0].patches
     for patch in back.patches:
-        record = SpectralRecord.from_dict(patch.measured)
+        (record,) = records_of(patch)
         assert record.to_dict() == SpectralRecord.from_dict(json.loads(record.to_json())).to_dict() and len(record)
 
 
@@ -388,11 +477,26 @@ def test_a_run_without_the_node_draws_a_message_and_logs_why(caplog):
     assert len(images) == 1 and "Guided KSampler" in caplog.text
 
 
+def test_videos_of_a_batch_are_told_apart_in_the_report(model):
+    batch = {"samples": torch.zeros(2, 16, FRAMES, 4, 4)}
+    guided, plain = (run(attach(model, SpectralHomeostasis(tau=tau)), latent=batch)[1] for tau in (1.0, 0.0))
+    images, numbers = SpectralReport.execute([guided], ["overview"], [plain]).args
+    numbers = json.loads(numbers)
+    assert len(images) == len(numbers["runs"]["model"]) == 2
+    assert {test["n"] for test in numbers["paired"]["model"].values()} == {2}
+
+
+def test_a_single_frame_under_guided_ksampler_draws_a_message(model):
+    report = run(attach(model, STRONG), latent={"samples": torch.zeros(1, 16, 1, 4, 4)})[1]
+    images, numbers = SpectralReport.execute([report], ["overview"]).args
+    assert len(images) == 1 and "one frame" in json.loads(numbers)["skipped"][0]
+
+
 def test_a_prefix_saves_pictures_numbers_and_calls(reports, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     SpectralReport.execute([reports[0]], ["overview"], save_prefix=["wan/spectral"])
     endings = ["00001_.json", "00001_.png", "00001_high_noise_0.npz", "00001_low_noise_0.npz", "00002_.png"]
     assert sorted(path.name for path in (tmp_path / "wan").iterdir()) == [f"spectral_{ending}" for ending in endings]
     back = SpectralRecord.from_npz(tmp_path / "wan" / "spectral_00001_low_noise_0.npz")
-    assert back.to_dict() == SpectralRecord.from_dict(reports[0].patches[1].measured).to_dict()
+    assert back.to_dict() == records_of(reports[0].patches[1])[0].to_dict()
     assert json.loads((tmp_path / "wan" / "spectral_00001_.json").read_text(encoding="utf-8"))["runs"]["low noise"][0]["layers"] == LAYERS

@@ -15,7 +15,7 @@ from wan_conductor.guidance.frame_operators import (
     spectrum,
 )
 from wan_conductor.guidance.homeostasis import NEGLIGIBLE, SpectralHomeostasis, layer_weight, scaled_queries, step_weight
-from wan_conductor.guidance.spectral_record import SpectralRecord
+from wan_conductor.guidance.spectral_record import BatchRecord
 
 FRAMES, POSITIONS, HEADS, WIDTH = 5, 6, 3, 4
 WAN_FRAMES = 21
@@ -359,7 +359,7 @@ def test_values_out_of_range_are_named(values, words):
 
 def test_every_run_has_a_record_of_its_own():
     method = SpectralHomeostasis()
-    assert isinstance(method.new_record(), SpectralRecord) and method.new_record() is not method.new_record()
+    assert isinstance(method.new_record(), BatchRecord) and method.new_record() is not method.new_record()
 
 
 def test_one_frame_is_skipped_and_uneven_tokens_are_named():

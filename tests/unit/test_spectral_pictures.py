@@ -25,14 +25,16 @@ def band(spread):
     return (-distance / spread).softmax(-1).expand(1, HEADS, 1, FRAMES, FRAMES)
 
 
-def record(before=0.5, after=0.6, gamma=0.9, seed=0, layers=LAYERS):
-    """Bands of spread `before` and `after`, a little different in each call; fragmented below a spread of about 1.5."""
+def record(before=0.5, after=0.6, gamma=0.9, seed=0, layers=LAYERS, apart=0.0):
+    """Bands of spread `before` and `after`, a little different in each call; fragmented below a spread of about 1.5. `apart`: gamma of
+    neighbouring heads."""
     generator, made = torch.Generator().manual_seed(seed), SpectralRecord()
     for step in range(3):
         for layer in range(layers):
             jitter = 1 + 0.2 * float(torch.rand(1, generator=generator))
             factor = 1 + (gamma - 1) * jitter
-            made.add(layer, layers, 1 - step / 9, 0.2, band(before * jitter), band(after * jitter), torch.full((1, HEADS), factor))
+            gammas = factor + apart * torch.arange(HEADS)[None]
+            made.add(layer, layers, 1 - step / 9, 0.2, band(before * jitter), band(after * jitter), gammas)
     return made
 
 
@@ -87,6 +89,14 @@ def test_an_empty_record_and_a_run_without_correction_are_drawn(name):
 def test_pairs_without_an_active_call_are_drawn(name):
     still = record(0.5, 0.5, 1.0)
     assert draw(name, paired_calls([still], [still])).std() > 0
+
+
+@pytest.mark.parametrize("plain, guided, words", [
+    ({}, {"apart": 0.01}, "one γ per call"), ({}, {}, "plain"), ({"gamma": 1.0}, {"apart": 0.01}, "plain"),
+])  # fmt: skip
+def test_what_gamma_per_head_gains_is_named_as_such(monkeypatch, plain, guided, words):
+    monkeypatch.setattr(spectral_comparisons, "drawn", lambda figure: figure.axes[0].get_xlabel())
+    assert draw("heads_figure", paired_calls([record(**plain)], [record(**guided)])) == words
 
 
 def test_mean_operators_belong_to_the_layers_in_their_titles(monkeypatch):

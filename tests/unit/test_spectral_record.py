@@ -2,13 +2,14 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from wan_conductor.guidance.frame_operators import spectral_tension
 from wan_conductor.guidance.homeostasis import SpectralHomeostasis
-from wan_conductor.guidance.spectral_record import METRICS, SpectralRecord, diagnostics, future_past_balance, gini
+from wan_conductor.guidance.spectral_record import METRICS, BatchRecord, SpectralRecord, diagnostics, future_past_balance, gini
 
 FRAMES, POSITIONS, HEADS, WIDTH, LAYERS = 5, 4, 3, 4, 6
 
@@ -36,7 +37,7 @@ def recorded(method=None, sigmas=(0.99, 0.9, 0.8), passes=2, layers=LAYERS, seed
             for layer in range(layers):
                 q, k = (torch.randn(1, FRAMES * POSITIONS, HEADS * WIDTH, generator=generator) * (0.5 + layer / 2) for _ in range(2))
                 tau_eff = method.tau_eff(layer, layers, step / 10)
-                method.regulate(q * (1 - drift), k, HEADS, FRAMES, tau_eff, observe=record.observe(layer, layers, sigma, tau_eff))
+                method.regulate(q * (1 - drift), k, HEADS, FRAMES, tau_eff, observe=partial(record.add, layer, layers, sigma, tau_eff))
     return record
 
 
@@ -159,6 +160,35 @@ def test_a_gamma_of_the_wrong_sign_is_counted():
     record = SpectralRecord()
     record.add(0, 1, 0.9, 0.2, one(torch.eye(5)), one(torch.eye(5)), torch.tensor([[1.1]]))
     assert record.summary()["wrong_sign"] == 1
+
+
+def test_gamma_per_head_has_the_right_sign_where_each_head_follows_its_own_tension():
+    """Here the mean of gamma lies above 1 and the mean tension below 0: no call went the wrong way all the same."""
+    fragmented, over_mixed = torch.eye(5).double(), torch.full((5, 5), 0.2).double()
+    A = torch.stack([fragmented, 0.12 * fragmented + 0.88 * over_mixed])[None, :, None]
+    tension = spectral_tension(A)
+    assert tension[0, 0] < 0 < tension[0, 1] and tension.mean() < 0 < tension.exp().mean() - 1
+    for gamma, wrong in ((tension.exp(), 0), (tension.exp().flip(1), 1), ((-tension).exp(), 1)):
+        record = SpectralRecord()
+        record.add(0, 1, 0.9, 1.0, A, A, gamma)
+        assert record.summary()["wrong_sign"] == wrong
+
+
+def test_videos_of_a_batch_are_recorded_apart_whether_their_cfg_rows_come_together_or_not():
+    """Rows as the host lays them: all videos of one side, then all of the other."""
+    A, B, gamma = random_operators(4), random_operators(4), torch.rand(4, HEADS)
+    together, apart = BatchRecord(), BatchRecord()
+    together.observe(3, LAYERS, 0.9, 0.1, 2)(A, B, gamma)
+    for side in (slice(0, 2), slice(2, 4)):
+        apart.observe(3, LAYERS, 0.9, 0.1, 2)(A[side], B[side], gamma[side])
+    for video in range(2):
+        alone = SpectralRecord()
+        for row in (video, 2 + video):
+            alone.add(3, LAYERS, 0.9, 0.1, A[row : row + 1], B[row : row + 1], gamma[row : row + 1])
+        for record in (together.videos[video], apart.videos[video]):
+            assert record.to_dict()["calls"] == alone.to_dict()["calls"]
+            np.testing.assert_allclose(record.operators[3], alone.operators[3], rtol=1e-5)
+    assert together.to_dict() == {"videos": [record.to_dict() for record in together.videos]} and len(together.videos) == 2
 
 
 def test_a_run_that_only_measures_has_equal_sides_and_no_active_call():

@@ -1,6 +1,7 @@
 """Paired tests against the paper's printed numbers, published tables, counting by hand, and scipy where it is installed."""
 
 import math
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -40,7 +41,7 @@ def video(seed, tau=0.0, skip=(), layers=LAYERS):
             q, k = (torch.randn(1, FRAMES * POSITIONS, HEADS * WIDTH, generator=generator) * (1 + seed / 4) for _ in range(2))
             if (layer, step) not in skip:
                 tau_eff = method.tau_eff(layer, layers, step / 10)
-                method.regulate(q, k, HEADS, FRAMES, tau_eff, observe=record.observe(layer, layers, 1 - step / 10, tau_eff))
+                method.regulate(q, k, HEADS, FRAMES, tau_eff, observe=partial(record.add, layer, layers, 1 - step / 10, tau_eff))
     return record
 
 

@@ -104,7 +104,8 @@ class TemporalMaskNode(io.ComfyNode):
                 io.Boolean.Input(
                     "anchor", default=True, optional=True, advanced=True,
                     tooltip="On: while a word is active its attention is held at the amount and in the place that each step finds, so that "
-                    "things keep their shape and are not drawn twice. Off: raised without end, as in the paper; for words that hardly show.",
+                    "things keep their shape and are not drawn twice. Off: raised without end, as in the paper; for words that hardly "
+                    "show.",
                 ),
                 TEMPORAL_MASK.Input(
                     "timing", optional=True,

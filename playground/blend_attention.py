@@ -154,7 +154,7 @@ def of_story(playground: Playground, story: Story, seed: int) -> tuple[Maps, Vid
 def attention_figure(lift: np.ndarray, maps: Maps, grid: VideoGrid, here: Tensor, there: Tensor, video: Tensor) -> np.ndarray:
     """Left: lift per block and head. Right: the first window, and where the second one's object looks in it, per block: "h w 3" uint8."""
     frames = grid.frames
-    width, height, left = 1200, 110 * (len(maps) + 1) + 60, 0.26
+    width, height, left = 1200, 68 * (len(maps) + 1) + 70, 0.26
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0.05, 0.12, left - 0.09, 0.72))
     axes.imshow(np.log2(lift), origin="lower", aspect="auto", cmap="PuOr_r", norm=CenteredNorm(0), interpolation="nearest")

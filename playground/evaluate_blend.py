@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, nargs="*", default=(3, 5), help="of the longer stories")
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=CHANGES, metavar="CHANGE", help=f"of {', '.join(CHANGES)}")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, metavar="VARIANT", help=f"of {', '.join(VARIANTS)}")
-    parser.add_argument("--picture", type=Path, help="also draw which part of attention between windows is semantic, into this PNG")
+    parser.add_argument("--picture", type=Path, help="also draw which part of attention between windows is semantic, into this file")
     options = parser.parse_args(arguments)
     playground = Playground(options.steps, options.cfg)
     result = evaluate_blend(playground, options)

@@ -159,12 +159,13 @@ def attention_figure(lift: np.ndarray, maps: Maps, grid: VideoGrid, here: Tensor
     axes = figure.add_axes((0.05, 0.12, left - 0.09, 0.72))
     axes.imshow(np.log2(lift), origin="lower", aspect="auto", cmap="PuOr_r", norm=CenteredNorm(0), interpolation="nearest")
     for (block, head), value in np.ndenumerate(lift):
-        axes.text(head, block, f"{value:.1f}", ha="center", va="center", fontsize=8, color=INK)
+        dark = abs(np.log2(value)) > 0.75 * np.abs(np.log2(lift)).max()
+        axes.text(head, block, f"{value:.1f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
     axes.set_xlabel("head", fontsize=9, color=INK)
     axes.set_ylabel("block", fontsize=9, color=INK)
     axes.set_title("attention of the object to itself in the\nwindow before, over position alone", fontsize=9.5, loc="left", color=INK)
     rows: Sequence[tuple[str, Any]] = [
-        ("window before", ((video[:frames].clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1)),
+        ("window before", ((video[:frames].clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()),
         *((f"block {block}", excess(attention, grid, here, there)) for block, attention in reversed(maps.items())),
     ]
     cell = (1 - left - 0.09) / frames

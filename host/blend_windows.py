@@ -68,12 +68,14 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
 def check_latent(blend: MultiPromptBlend, noise: Tensor) -> None:
     """Raise ValueError unless the latent has the length, or in word swap the batch, that the blend needs."""
     latent, remedy = "input `latent_image` of the sampler", "connect the node's output LATENT, or set that"
+    if noise.ndim != 5:  # the host packs several latents (picture and sound) into one row of numbers
+        raise ValueError(f"{NAME}: {latent} = several latents in one, where Wan has the video's alone: connect the node's output LATENT.")
     if blend.mode == "word swap":
         videos, needed = noise.shape[BATCH_DIM], len(blend.prompts)
         if videos != needed:
             raise ValueError(f"{NAME}: {latent} = {videos} videos, where word swap needs {needed}, one a prompt: {remedy} batch size.")
         return
-    frames, needed = noise.shape[FRAMES_DIM] if noise.ndim == 5 else 1, blend.latent_frames
+    frames, needed = noise.shape[FRAMES_DIM], blend.latent_frames
     if frames != needed:
         has, needs = (f"{latents} latent frames ({pixel_frames(latents)} frames)" for latents in (frames, needed))
         raise ValueError(f"{NAME}: {latent} = {has}, where these prompts need {needs}: {remedy} length.")
@@ -189,7 +191,7 @@ class RunningBlend(IndexListContextHandler):
             frames = list(self.blend.frames_of(number))
             window = IndexListContextWindow(frames, dim=FRAMES_DIM, total_frames=x_in.shape[FRAMES_DIM])
             x = x_in[:, :, frames[0] : frames[-1] + 1]
-            of_window = [self.get_resized_cond(entries, x_in, window) for entries in of_window]
+            of_window = [self.cut_to_window(entries, x_in, window) for entries in of_window]
             # a copy, so that no later call finds this window
             options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), "context_window": window}}
         self._pass = None
@@ -204,6 +206,17 @@ class RunningBlend(IndexListContextHandler):
             if rows:
                 return self.prompt_first(calc_cond_batch, model, of_window, x, timestep, options)
         return calc_cond_batch(model, of_window, x, timestep, options)
+
+    def cut_to_window(
+        self, entries: list[dict[str, Any]] | None, x_in: Tensor, window: IndexListContextWindow
+    ) -> list[dict[str, Any]] | None:
+        """The host's cutting, but for masks "b f h w", whose third size it takes for time."""
+        cut = self.get_resized_cond(entries, x_in, window)
+        for entry, whole in zip(cut or (), entries or ()):
+            mask = whole.get("mask")
+            if mask is not None:
+                entry["mask"] = mask[:, window.index_list] if mask.shape[1] == x_in.shape[FRAMES_DIM] else mask
+        return cut
 
     def prompt_first(
         self, calc_cond_batch: Callable, model: Any, conds: list[list[dict[str, Any]] | None], x: Tensor, timestep: Tensor,

@@ -1,156 +1,191 @@
-"""Measures Multi Prompt Blend on the drawn world, beside one long prompt, a hard cut and the host's own context windows. One JSON line."""
+"""Measures Multi Prompt Blend on the drawn world, beside single prompts, a hard cut and the host's own context windows. One JSON line."""
 
 import argparse
 import copy
 import json
 import logging
-import math
-import random
 import sys
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import comfy.context_windows
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..guidance.blend import MultiPromptBlend, prompt_weights
 from ..guidance.kv_sharing import KVSharing
 from ..guidance.objective import PhraseRef
 from ..guidance.report import finite
 from ..host.blend_prompts import window_conditioning
-from . import metrics, world
+from . import world
+from .blend_stories import CHANGES, Story, judge, mean_of, stories
 from .command_line import add_sampling
 from .evaluate import figure
-from .evaluate_homeostasis import acceleration
-from .sampling import LATENT_SHAPE, Playground
+from .sampling import LATENT_SHAPE, Guidance, Playground
 
 log = logging.getLogger("wan_conductor.playground")
-VARIANTS = ("single", "hard_cut", "host_windows", "blend", "blend_kv", "blend_masked")
 BLEND = MultiPromptBlend(window=world.LATENT_FRAMES, overlap=6, repeats=(1, 1), sharing=None)  # the paper's window
-CSCV_LAMBDA = 10.0  # table 3
-SEAM = 4  # latent frames on each side of the change in which smoothness is measured
+SHARED: dict[str, dict[str, Any]] = {
+    "blend_kv": {"sharing": KVSharing()},
+    "blend_kv_faithful": {"sharing": KVSharing(), "plan": "faithful"},
+    "blend_kv_all_blocks": {"sharing": KVSharing(last_blocks=1.0)},  # the paper's sixth is one block here, too late for the layout
+}
+PARTS = ("single", "hard_cut")  # of the same videos: each prompt by itself, judged one by one, and one after the other
+HOST = ("host_windows", "host_windows_no_causal_fix")
+VARIANTS = (*PARTS, *HOST, "blend", *SHARED, "blend_masked")
+FEWER = (*PARTS, "host_windows", "blend", "blend_kv", "blend_kv_all_blocks")
+REPEATED_WINDOWS = 5  # of one prompt
 
 
-@dataclass(frozen=True)
-class Story:
-    """One object that does one thing after another, each told by a prompt of its own."""
-
-    color: str
-    shape: str
-    events: tuple[str, ...]
-
-    @property
-    def object(self) -> str:
-        return f"{self.color} {self.shape}"
-
-    @property
-    def prompts(self) -> list[str]:
-        return [f"a {self.object} {event}" for event in self.events]
-
-    @property
-    def told_at_once(self) -> str:
-        return f"a {self.object} {' then '.join(self.events)}"
-
-
-def stories(count: int, seed: int) -> list[Story]:
-    """Two different events each; their prompts are captions of the world."""
-    rng = random.Random(seed)
-    looks = [(color, shape) for color in world.COLORS for shape in world.SHAPES]
-    return [Story(*rng.choice(looks), tuple(rng.sample((*world.MOTIONS, world.STILL), 2))) for _ in range(count)]
-
-
-def evaluate_blend(playground: Playground, count: int, seeds: int, seed: int) -> dict[str, Any]:
-    """`count` stories of two prompts x `seeds` noises, each at every one of VARIANTS."""
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    told = stories(count, seed)
+def evaluate_variants(
+    playground: Playground, told: Sequence[Story], variants: Sequence[str], seeds: int, seed: int, blend: MultiPromptBlend = BLEND
+) -> dict[str, Any]:
+    """Each story x `seeds` noises at every one of `variants`, with the windows of `blend`."""
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for index, story in enumerate(told):
-        for name in VARIANTS:
-            videos = sample_variant(playground, name, story, seeds, seed + index)
-            rows[name] += [judge(video, story) for video in videos]
-        log.info("%d of %d stories", index + 1, count)
-    groups = [index for index in range(count) for _ in range(seeds)]
+        here = seed + seeds * index
+        parts = judged_parts(playground, story, seeds, here) if set(PARTS) & set(variants) else {}
+        for name in (name for name in PARTS if name in variants):
+            rows[name] += parts[name]
+        for name in (name for name in variants if name not in PARTS):
+            rows[name] += judged(playground, name, story, seeds, here, blend)
+        log.info("%d of %d stories of %d prompts", index + 1, len(told), len(story.told))
+    return compared(rows, [index for index in range(len(told)) for _ in range(seeds)], told)
+
+
+def compared(rows: dict[str, list[dict[str, float]]], groups: list[int], told: Sequence[Story]) -> dict[str, Any]:
+    """Figures of each variant, its paired differences from others, and both parts by what changes; groups[i]: the story of row i."""
+    of_change = {change: [i for i, group in enumerate(groups) if told[group].change == change] for change in {s.change for s in told}}
     result: dict[str, Any] = {}
     for name, values in rows.items():
-        figures = {key: figure([row[key] for row in values], groups) for key in values[0]}
-        result[name] = {key: of["value"] for key, of in figures.items()}
-        result[name]["interval"] = {key: of["interval"] for key, of in figures.items()}
-    settings = {"steps": playground.steps, "cfg": playground.cfg, "latent_frames": BLEND.latent_frames}
-    return result | {"stories": count, "seeds": seeds} | settings
+        result[name] = figures(values, groups) | {
+            f"minus_{other}": figures(differences(values, rows[other]), groups)
+            for other in ("single", "host_windows", "blend")
+            if other in rows and other != name and name not in PARTS
+        }
+        if len(of_change) > 1:
+            by_change = {key: figures([values[i] for i in chosen], [groups[i] for i in chosen]) for key, chosen in of_change.items()}
+            result[name]["by_change"] = dict(sorted(by_change.items()))
+    return result
 
 
-def sample_variant(playground: Playground, name: str, story: Story, seeds: int, seed: int) -> Tensor:
-    """Videos "b f c h w" of one variant; f is the blend's length, for a hard cut a window for each prompt."""
+def figures(values: Sequence[dict[str, float]], groups: list[int]) -> dict[str, Any]:
+    """Means and 95 % intervals, stories drawn whole."""
+    of = {key: figure([row[key] for row in values], groups) for key in values[0]}
+    return {key: one["value"] for key, one in of.items()} | {"interval": {key: one["interval"] for key, one in of.items()}}
+
+
+def differences(values: Sequence[dict[str, float]], others: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value[key] - other[key] for key in value} for value, other in zip(values, others, strict=True)]
+
+
+def judged_parts(playground: Playground, story: Story, seeds: int, seed: int) -> dict[str, list[dict[str, float]]]:
+    """The verdicts on each prompt by itself, a window long: single, their mean; hard_cut, on the same videos one after the other."""
+    videos = [of_prompt(playground, prompt, seeds, seed + 7919 * number) for number, prompt in enumerate(story.prompts)]
+    frames = videos[0].shape[1]
+    whole, alone = range(frames), [replace(story, told=(told,)) for told in story.told]
+    single = [mean_of([judge(part[i], one, [whole]) for part, one in zip(videos, alone, strict=True)]) for i in range(seeds)]
+    spans = [range(start, start + frames) for start in range(0, frames * len(videos), frames)]
+    return {"single": single, "hard_cut": [judge(torch.cat(parts), story, spans) for parts in zip(*videos, strict=True)]}
+
+
+def judged(playground: Playground, name: str, story: Story, seeds: int, seed: int, blend: MultiPromptBlend) -> list[dict[str, float]]:
+    """The verdicts on `seeds` videos of one variant that has the blend's length."""
+    if len(story.told) > 1:
+        blend = replace(blend, repeats=(1,) * len(story.told))
+    spans = spans_of(name, len(story.told), blend)
+    return [judge(video, story, spans) for video in sample_variant(playground, name, story, seeds, seed, blend)]
+
+
+def of_prompt(playground: Playground, prompt: str, seeds: int, seed: int, latent_frames: int = world.LATENT_FRAMES) -> Tensor:
+    """Plain videos "b f c h w" of one prompt."""
+    return playground.sample(playground.encode([prompt]), seeds, seed, latent=empty(seeds, latent_frames))[0]
+
+
+def empty(batch: int, latent_frames: int) -> dict[str, Tensor]:
+    return {"samples": torch.zeros(batch, LATENT_SHAPE[0], latent_frames, *LATENT_SHAPE[2:])}
+
+
+def sample_variant(
+    playground: Playground, name: str, story: Story, seeds: int, seed: int, blend: MultiPromptBlend, watching: tuple[Guidance, ...] = ()
+) -> Tensor:
+    """Videos "b f c h w" of one variant, as long as the blend's; `watching`: guidance beside the blend."""
+    if name == "no_windows":
+        return of_prompt(playground, story.prompts[0], seeds, seed, blend.latent_frames)
     encoded = [playground.encode([prompt]) for prompt in story.prompts]
-    if name == "hard_cut":
-        parts = [playground.sample(prompt, seeds, seed + 7919 * number)[0] for number, prompt in enumerate(encoded)]
-        return torch.cat(parts, dim=1)
-    latent = {"samples": torch.zeros(seeds, LATENT_SHAPE[0], BLEND.latent_frames, *LATENT_SHAPE[2:])}
-    if name == "single":
-        return playground.sample(playground.encode([story.told_at_once]), seeds, seed, latent=latent)[0]
-    if name == "host_windows":
+    latent = empty(seeds, blend.latent_frames)
+    if name in HOST:
         windowed = copy.copy(playground)
-        windowed.model = in_host_windows(playground.model)
+        windowed.model = playground.model.clone()
+        windowed.model.model_options["context_handler"] = host_windows(blend, causal_fix=name == "host_windows")
         return windowed.sample([entry for prompt in encoded for entry in prompt], seeds, seed, latent=latent)[0]
-    sharing = {"blend": None, "blend_kv": KVSharing(), "blend_masked": KVSharing(phrase=PhraseRef(story.object))}[name]
-    blend = replace(BLEND, sharing=sharing)
-    return playground.sample(window_conditioning(encoded, blend), seeds, seed, blend, latent=latent)[0]
+    masked = {"sharing": KVSharing(phrase=PhraseRef(story.name))}
+    blend = replace(blend, **{"blend": {}, "blend_masked": masked, **SHARED}[name])
+    return playground.sample(window_conditioning(encoded, blend), seeds, seed, (blend, *watching), latent=latent)[0]
 
 
-def in_host_windows(model: Any) -> Any:
-    """ComfyUI's context windows with a prompt for each region, as long and as far overlapped as the blend's."""
+def host_windows(blend: MultiPromptBlend, causal_fix: bool = True) -> Any:
+    """ComfyUI's context windows with a prompt for each region, as long and as far overlapped as the blend's.
+
+    causal_fix: as the host ships it, each later window is given the frame before it; ComfyUI 0.18.2 has none.
+    """
     windows = comfy.context_windows
-    windowed = model.clone()
-    windowed.model_options["context_handler"] = windows.IndexListContextHandler(
+    handler = windows.IndexListContextHandler(
         windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
         windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID),
-        context_length=BLEND.window, context_overlap=BLEND.overlap, dim=2, split_conds_to_windows=True,
-    )
-    return windowed
+        context_length=blend.window, context_overlap=blend.overlap, dim=2, split_conds_to_windows=True,
+    )  # fmt: skip
+    handler.causal_window_fix = causal_fix
+    return handler
 
 
-def judge(video: Tensor, story: Story) -> dict[str, float]:
-    """One video "f c h w".
-
-    smoothness: mean acceleration of the object's centre around the change, in canvas cells per frame^2, lower is better. cscv: the paper's
-    formula on drawn cells in place of CLIP, 1 for even change; a frozen video has 1 too. prompt_accuracy: share of the prompts whose event
-    the object does where that prompt is the strongest. identity: share of the frames that show anything in which it has the told looks.
-    """
-    areas = metrics.color_areas(video)
-    area = areas[story.color]
-    spans = strongest_frames(len(video))
-    shown = torch.stack([metrics.presence(of_color) for of_color in areas.values()]).any(0).tolist()
-    looks = [verdict == story.shape for verdict, any_there in zip(metrics.shape_verdicts(area), shown) if any_there]
-    done = [metrics.event_between(area, span.start, span.stop - 1) == event for span, event in zip(spans, story.events)]
-    change = spans[1].start
-    return {
-        "smoothness": acceleration(area[max(change - SEAM, 0) : change + SEAM]),
-        "cscv": cscv(video),
-        "prompt_accuracy": float(np.mean(done)),
-        "identity": float(np.mean(looks)) if looks else math.nan,
-    }
+def spans_of(name: str, prompts: int, blend: MultiPromptBlend) -> list[range]:
+    """The frames in which each prompt is the strongest, as that variant shares them out."""
+    strongest = (host_prompt_weights(prompts, blend) if name in HOST else prompt_weights(blend)).argmax(0).tolist()
+    return [range(strongest.index(number), len(strongest) - strongest[::-1].index(number)) for number in range(prompts)]
 
 
-def strongest_frames(frames: int) -> list[range]:
-    """The frames of a video in which each prompt is the strongest; a hard cut changes in its middle."""
-    share = int((prompt_weights(BLEND).argmax(0) == 0).sum()) if frames == BLEND.latent_frames else frames // 2
-    return [range(share), range(share, frames)]
+def host_prompt_weights(prompts: int, blend: MultiPromptBlend) -> Tensor:
+    """How much of each prompt the host's windows put in a frame, "p t" fp32."""
+    handler, weights = host_windows(blend), torch.zeros(prompts, blend.latent_frames)
+    for frames in handler.context_schedule.func(blend.latent_frames, handler, {}):
+        window = comfy.context_windows.IndexListContextWindow(frames, dim=2, total_frames=blend.latent_frames)
+        weights[window.get_region_index(prompts), frames] += torch.tensor(handler.fuse_method.func(len(frames)), dtype=torch.float32)
+    return weights
 
 
-def cscv(video: Tensor) -> float:
-    """1 / (1 + lambda CV) of the similarities of neighbouring frames, CV = std / mean; a frame is its difference from the background."""
-    frames = (video - torch.tensor(world.BACKGROUND).view(3, 1, 1)).flatten(1)
-    similar = torch.stack([functional.cosine_similarity(a, b, dim=0) for a, b in pairwise(frames)])
-    mean = float(similar.mean())
-    return 1 / (1 + CSCV_LAMBDA * float(similar.std(correction=0)) / mean) if mean > 0 else 0.0
+def evaluate_blend(playground: Playground, options: argparse.Namespace) -> dict[str, Any]:
+    """Two prompts at every variant; then the same stories without transitions, longer stories, and one prompt over a long video."""
+    seeds, seed = options.seeds, options.seed
+    result = evaluate_variants(playground, stories(options.captions, seed, 2, options.changes), options.variants, seeds, seed)
+    if options.others:
+        abrupt = stories(options.others, seed, 2, options.changes)
+        result["abrupt"] = evaluate_variants(playground, abrupt, FEWER[2:], seeds, seed, replace(BLEND, transitions=0))
+        result["by_prompts"] = {
+            str(count): evaluate_variants(playground, stories(options.others, seed, count, options.changes), FEWER, seeds, seed)
+            for count in options.prompts
+        }
+        repeated, long = stories(options.others, seed, 1, ("nothing",)), replace(BLEND, repeats=(REPEATED_WINDOWS,))
+        result["repeated"] = evaluate_variants(playground, repeated, ("no_windows", *FEWER[2:]), seeds, seed, long)
+    settings = {"steps": playground.steps, "cfg": playground.cfg, "window": BLEND.window, "overlap": BLEND.overlap}
+    return result | {"stories": options.captions, "other_stories": options.others, "seeds": seeds, "seed": seed} | settings
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate blend", description=__doc__)
-    add_sampling(parser, captions=200, told="stories of two prompts")
+    add_sampling(parser, captions=60, seeds=1, told="stories of two prompts")
+    parser.add_argument("--others", type=int, default=12, help="stories of every other kind: abrupt, longer, repeated; 0 leaves them out")
+    parser.add_argument("--prompts", type=int, nargs="*", default=(3, 5), help="of the longer stories")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=CHANGES, metavar="CHANGE", help=f"of {', '.join(CHANGES)}")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, metavar="VARIANT", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--picture", type=Path, help="also draw which part of attention between windows is semantic, into this file")
     options = parser.parse_args(arguments)
-    result = evaluate_blend(Playground(options.steps, options.cfg), options.captions, options.seeds, options.seed)
+    playground = Playground(options.steps, options.cfg)
+    result = evaluate_blend(playground, options)
+    if options.picture is not None:
+        from .blend_attention import attention_between_windows  # which needs matplotlib
+
+        result["attention"] = attention_between_windows(playground, options.picture, options.seed)
     sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

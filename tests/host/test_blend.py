@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import comfy.context_windows
 import comfy.model_management
+import comfy.nested_tensor
 import comfy.samplers
 import pytest
 import tiny_wan
@@ -334,6 +335,30 @@ def test_prompts_added_behind_the_node_are_every_window_s(model):
     assert not torch.allclose(sample(model, SHARING, positive=positive), sample(model, SHARING))
 
 
+def test_a_mask_over_the_video_is_cut_to_each_window(model):
+    """A style that is masked to the first frames: they have it, the last ones do not."""
+    style, noise = prompt("grainy film", seed=9), noise_of(NO_SHARING)
+    own = window_conditioning(prompts(), NO_SHARING)
+
+    def styled(mask):
+        keys = {"mask": mask, "mask_strength": 1.0}
+        return sample(model, NO_SHARING, noise, steps=1, positive=[*own, [style[0][0], {**style[0][1], **keys}]])
+
+    over = torch.ones(7, 32, 32)
+    over[5:] = 0
+    everywhere, early, nowhere = styled(torch.ones(1, 32, 32)), styled(over), sample(model, NO_SHARING, noise, steps=1)
+    assert torch.equal(early[:, :, :4], everywhere[:, :, :4]) and torch.allclose(early[:, :, 5:], nowhere[:, :, 5:], atol=1e-6)
+    assert not torch.allclose(everywhere[:, :, 5:], nowhere[:, :, 5:], atol=1e-3)
+
+
+def test_a_mask_as_high_as_the_video_has_frames_stays_whole(model):
+    """The host's windows take such a height for time."""
+    blend = replace(NO_SHARING, window=4, overlap=2)
+    noise = tiny_wan.latent_like(blend.latent_frames, 8, 8)
+    masked = [[rows, {**keys, "mask": torch.ones(1, 64, 64), "mask_strength": 1.0}] for rows, keys in window_conditioning(prompts(), blend)]
+    assert torch.equal(sample(model, blend, noise, positive=masked, steps=1), sample(model, blend, noise, steps=1))
+
+
 def test_word_swap_shares_noise_and_reads_the_first_video(model):
     noise = noise_of(SWAP)
     swapped = sample(model, SWAP, noise)
@@ -436,6 +461,15 @@ def test_what_cannot_be_blended_is_refused_before_the_model_is_loaded(model, cha
     guided = attach(guided, blend) if change.pop("twice", False) else guided
     with pytest.raises(ValueError, match=f"Multi Prompt Blend: .*{words}"):
         sample(guided, blend, **change)
+
+
+@pytest.mark.parametrize("blend", [SHARING, SWAP])
+def test_a_latent_of_picture_and_sound_is_refused(model, blend):
+    guider = comfy.samplers.CFGGuider(attach(model, blend))
+    guider.set_conds(window_conditioning(prompts(), blend), negative())
+    both = comfy.nested_tensor.NestedTensor([noise_of(blend), torch.zeros(len(noise_of(blend)), 8, 16)])
+    with pytest.raises(ValueError, match="Multi Prompt Blend: input `latent_image` of the sampler = several latents in one"):
+        guider.sample(both, both, comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]), disable_pbar=True)
 
 
 def test_a_prompt_must_be_a_single_conditioning():

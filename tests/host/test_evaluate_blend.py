@@ -1,75 +1,106 @@
-"""`playground evaluate blend`: its verdicts on drawn videos, and the keys that scripts read."""
+"""`playground evaluate blend`: who rules which frames, the host's windows as its node makes them, attention by position, and the keys."""
 
 import json
-import math
-from dataclasses import replace
 
+import comfy.context_windows
 import pytest
 import torch
-from wan_conductor.playground import evaluate, world
-from wan_conductor.playground.evaluate_blend import BLEND, VARIANTS, Story, cscv, judge, stories, strongest_frames
+from wan_conductor.guidance.patch import VideoGrid
+from wan_conductor.playground import evaluate, network
+from wan_conductor.playground.blend_attention import attention_between_windows, by_position, object_to_itself, object_tokens
+from wan_conductor.playground.blend_stories import stories
+from wan_conductor.playground.evaluate_blend import BLEND, VARIANTS, host_prompt_weights, host_windows, sample_variant, spans_of
+from wan_conductor.playground.sampling import Playground
 
-STORY = Story("red", "circle", ("moves right", "moves down"))
-
-
-def drawn(places, story=STORY):
-    """Video "f c h w" of the story's object with its centre at `places` (x, y)."""
-    x, y = (torch.tensor([place[axis] for place in places]) for axis in (0, 1))
-    shape = torch.tensor(world.SHAPES.index(story.shape)).expand(len(places))
-    alpha = world.coverage(shape, x, y, torch.full([len(places)], 2.5))[:, None]
-    background, color = (torch.tensor(c).view(1, 3, 1, 1) for c in (world.BACKGROUND, world.COLORS[story.color]))
-    return background * (1 - alpha) + color * alpha
+with_weights = pytest.mark.skipif(not (network.WEIGHTS / "wan.safetensors").is_file(), reason="weights are not made yet")
 
 
-def told(frames):
-    """Right, then down, without a jump."""
-    change = strongest_frames(frames)[1].start
-    return [(4 + 0.4 * min(f, change), 4 + 0.4 * max(f - change, 0)) for f in range(frames)]
+def test_each_prompt_rules_where_its_windows_weigh_most():
+    assert spans_of("blend", 2, BLEND) == [range(14), range(14, 27)]
+    # windows at 0, 7 and 14, the first two in the first half; pyramids 4 and 3 meet at frame 16, 3 and 4 at frame 17
+    assert spans_of("host_windows", 2, BLEND) == [range(17), range(17, 27)]
+    weights = host_prompt_weights(2, BLEND)
+    assert weights[:, 16].tolist() == [4, 3] and weights[:, 17].tolist() == [3, 4]
 
 
-def test_a_story_as_told_is_right_smooth_and_itself():
-    found = judge(drawn(told(BLEND.latent_frames)), STORY)
-    assert found["prompt_accuracy"] == found["identity"] == 1
-    assert found["smoothness"] < 0.15
-    wrong = judge(drawn(told(BLEND.latent_frames)), replace(STORY, events=("moves right", "moves up")))
-    assert wrong["prompt_accuracy"] == 0.5
-    assert judge(drawn(told(BLEND.latent_frames)), replace(STORY, shape="cross"))["identity"] == 0
+def test_the_host_s_windows_are_those_of_its_own_node():
+    from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
+
+    class Given:
+        def __init__(self):
+            self.model_options = {}
+
+        def clone(self):
+            return self
+
+        def add_wrapper_with_key(self, *_):
+            pass
+
+    knobs = {"context_length": 49, "context_overlap": 24, "context_schedule": "standard_static", "context_stride": 1, "closed_loop": False}
+    made = WanContextWindowsManualNode.execute(Given(), **knobs, fuse_method="pyramid", freenoise=False, split_conds_to_windows=True)
+    theirs, ours = made.args[0].model_options["context_handler"], host_windows(BLEND)
+    assert isinstance(theirs, comfy.context_windows.IndexListContextHandler)
+    for name in ("context_length", "context_overlap", "dim", "split_conds_to_windows", "closed_loop", "freenoise"):
+        assert getattr(theirs, name) == getattr(ours, name), name
+    assert theirs.context_schedule.name == ours.context_schedule.name and theirs.fuse_method.name == ours.fuse_method.name
+    assert getattr(theirs, "causal_window_fix", True) is ours.causal_window_fix is True
+    assert host_windows(BLEND, causal_fix=False).causal_window_fix is False
 
 
-def test_a_jump_at_the_change_is_rough_and_one_far_from_it_is_not_counted():
-    frames = BLEND.latent_frames
-    change = strongest_frames(frames)[1].start
-    jump = [(x + 4 * (f >= change), y) for f, (x, y) in enumerate(told(frames))]
-    early = [(x + 4 * (f >= 4), y) for f, (x, y) in enumerate(told(frames))]
-    smooth, rough, elsewhere = (judge(drawn(places), STORY)["smoothness"] for places in (told(frames), jump, early))
-    assert rough > smooth + 0.5 and elsewhere == pytest.approx(smooth, abs=0.05)
+GRID = VideoGrid(3, 2, 2)
 
 
-def test_cscv_is_the_papers_formula():
-    video = drawn([(5.0, 5.0), (6.0, 5.0), (9.0, 5.0), (9.0, 9.0)])
-    plain = (video - torch.tensor(world.BACKGROUND).view(3, 1, 1)).flatten(1)
-    similar = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(plain, plain[1:])]
-    mean = sum(similar) / 3
-    std = math.sqrt(sum((s - mean) ** 2 for s in similar) / 3)
-    assert cscv(video) == pytest.approx(1 / (1 + 10 * std / mean), rel=1e-4)
-    assert cscv(drawn([(5.0, 5.0)] * 4)) == pytest.approx(1, abs=1e-3)
+def test_attention_that_knows_positions_alone_is_found_whole_and_lifts_nothing():
+    n = GRID.token_count
+    here, there = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    here[5], there[6] = True, True
+    places = torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(2)).float()
+    apart = (places[:, None] - places[None]).abs() @ torch.tensor([0.9, 0.4, 1.3])
+    even = (-apart).exp()[None] * torch.ones(2, 1, 1)
+    found = by_position(even, GRID, here, there)
+    assert torch.allclose(found, even / even.sum(-1, keepdim=True), atol=1e-6)
+    share, alone = object_to_itself(torch.full_like(even, 1 / n), GRID, here, there)
+    assert torch.allclose(share, alone) and torch.allclose(share, torch.full([2], 1 / n))
+    semantic = even.clone()
+    semantic[:, 5, 6] *= 8  # the object looks at itself
+    semantic = semantic / semantic.sum(-1, keepdim=True)
+    share, alone = object_to_itself(semantic, GRID, here, there)
+    assert torch.allclose(share, semantic[:, 5, 6]) and (share > 3 * alone).all()
 
 
-def test_prompts_share_the_video_and_a_hard_cut_changes_in_its_middle():
-    blended = strongest_frames(BLEND.latent_frames)
-    assert abs(len(blended[0]) - len(blended[1])) <= 1 and blended[1].stop == BLEND.latent_frames
-    assert strongest_frames(26) == [range(13), range(13, 26)]
+def test_the_object_s_tokens_are_those_it_covers_a_quarter_of():
+    video = torch.tensor([-0.8, -0.8, -0.7]).view(1, 3, 1, 1).repeat(3, 1, 16, 16)
+    video[1, :, 4:8, 8:10] = torch.tensor([1.0, -0.6, -0.6]).view(3, 1, 1)  # half of the token in row 1, column 2
+    video[1, :, 0:1, 0:3] = torch.tensor([1.0, -0.6, -0.6]).view(3, 1, 1)  # three cells of sixteen: too few
+    tokens = object_tokens(video, "red", VideoGrid(2, 4, 4), 1)
+    assert tokens.nonzero().flatten().tolist() == [6]
 
 
-def test_stories_change_what_happens_and_not_to_whom():
-    for story in stories(20, 1):
-        assert len(set(story.events)) == 2 and all(story.object in prompt for prompt in story.prompts)
-
-
+@with_weights
 def test_the_command_prints_every_variant_with_every_key(capsys):
-    evaluate.main(["blend", "--json", "--captions", "1", "--seeds", "1", "--steps", "2"])
+    evaluate.main(["blend", "--json", "--captions", "1", "--seeds", "1", "--steps", "2", "--others", "1", "--prompts", "3"])
     result = json.loads(capsys.readouterr().out)
-    assert set(VARIANTS) == {"single", "hard_cut", "host_windows", "blend", "blend_kv", "blend_masked"} <= set(result)
-    for name in VARIANTS:
-        assert set(result[name]) == {"smoothness", "cscv", "prompt_accuracy", "identity", "interval"}
-    assert result["latent_frames"] == 27
+    keys = {"smoothness", "seam", "cscv", "prompt_accuracy", "identity"}
+    assert {"single", "hard_cut", "host_windows", "blend", "blend_kv", "blend_masked"} <= set(VARIANTS) <= set(result)
+    for part in (result, result["abrupt"], result["by_prompts"]["3"], result["repeated"]):
+        for name in ("host_windows", "blend", "blend_kv"):
+            assert keys <= set(part[name]) and set(part[name]["interval"]) == keys
+    assert set(result["blend_kv"]["minus_host_windows"]) == {*keys, "interval"} == set(result["blend"]["minus_single"])
+    assert result["repeated"]["blend"]["seam"] is None and result["single"]["seam"] is None
+    assert (result["blend"]["smoothness"] - result["host_windows"]["smoothness"]) == pytest.approx(
+        result["blend"]["minus_host_windows"]["smoothness"], abs=2e-4
+    )
+
+
+@with_weights
+def test_attention_between_windows_is_measured_and_drawn(tmp_path):
+    from PIL import Image
+
+    playground = Playground(2)
+    found = attention_between_windows(playground, tmp_path / "attention.png", 1000, count=1)
+    assert len(found["lift_by_block"]) == len(found["lift_by_head"]) == 5 and all(len(row) == 6 for row in found["lift_by_head"])
+    assert all(0 < share < 1 for share in (*found["object_to_object"], *found["by_position_alone"]))
+    assert Image.open(tmp_path / "attention.png").size[0] == 1200
+    story = stories(1, 1000)[0]
+    plain, shared = (sample_variant(playground, name, story, 1, 1, BLEND) for name in ("blend", "blend_kv"))
+    assert plain.shape[1] == BLEND.latent_frames and not torch.equal(plain, shared)

@@ -106,7 +106,10 @@ class AttentionCapture:
             pass
         except RuntimeError as error:
             if "Inference tensors cannot be saved" in str(error):
-                raise RuntimeError("A patch of another pack on this model keeps weights of its own: no gradient can pass it.") from error
+                raise RuntimeError(
+                    "A patch on this model (InfiniteTalk's, or one of another pack) keeps weights of its own: no gradient can pass it. "
+                    "Temporal Mask in mode bias, Event Schedule and Spectral Homeostasis need none."
+                ) from error
             raise
         maps, grid = list(self._outputs.of_pass), self._grid
         self._outputs.of_pass.clear()

@@ -13,12 +13,15 @@ FOLDER = Path(SPEC.submodule_search_locations[0]) / "templates"
 
 @dataclass(frozen=True)
 class Template:
-    """`subject` and `event`: words of its prompt. `turbo`: with the 4-step LoRAs that it has behind a switch."""
+    """`subject` and `event`: words of its prompt. `turbo`: with the 4-step LoRAs that it has behind a switch. `patched`: parts of the host
+    act inside the model with weights of their own, made for the whole video: no gradients there, and no windows.
+    """
 
     name: str
     subject: str
     event: str
     turbo: bool = False
+    patched: bool = False
 
     def __str__(self) -> str:
         return self.name + ("-turbo" if self.turbo else "")
@@ -35,7 +38,7 @@ TEMPLATES = [
     Template("video_wan2_2_14B_flf2v", "小猫", "抬头"),
     Template("video_wan2_2_5B_ti2v", "street musician", "playing guitar"),
     Template("video_wan_vace_14B_t2v", "Nissan Skyline", "heavy motion blur"),
-    Template("video_wan2_1_infinitetalk", "characters", "zooms in"),
+    Template("video_wan2_1_infinitetalk", "characters", "zooms in", patched=True),
 ]
 
 

@@ -59,15 +59,19 @@ def defaults(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def spliced(prompt: Prompt, schema: Schema, kind: str, knobs: dict[str, Any], second: str = "") -> Prompt:
-    """`prompt` with a node of class `kind` before every sampler, one for both experts. `second`: another prompt for a node of several."""
+    """`prompt` with a node of class `kind` before every sampler, or before the node that gives it MODEL and conditioning together; one
+    node for both experts. `second`: another prompt, for a node that takes several.
+    """
     out = copy.deepcopy(prompt)
     takes = {**schema[kind]["input"]["required"], **schema[kind]["input"].get("optional", {})}
     for together in experts(prompt):
         name = f"{kind} {together[0]}"
         inputs = {**dict(defaults(schema[kind])), **knobs}
         for sampler, socket, slot in zip(together, ("model", "model_low_noise"), (0, 1)):
-            inputs[socket] = out[sampler]["inputs"]["model"]
-            out[sampler]["inputs"]["model"] = [name, slot]
+            entry = positive_link(prompt, sampler)[0]
+            place = entry if "model" in prompt[entry]["inputs"] else sampler
+            inputs[socket] = out[place]["inputs"]["model"]
+            out[place]["inputs"]["model"] = [name, slot]
         entries = {positive_link(prompt, sampler) for sampler in together}
         for text in {prompt[node]["inputs"][key][0] for node, key in entries}:
             out[text]["class_type"] = "WanConductorTextEncode"

@@ -36,7 +36,8 @@ def shipped() -> list[str]:
 def test_the_package_holds_the_pack_and_nothing_of_its_development():
     files = shipped()
     folders = {name.split("/")[0] for name in files}
-    assert {"__init__.py", "guidance", "host", "nodes", "playground", "pyproject.toml", "requirements.txt", "web", "workflows"} <= folders
+    assert {"guidance", "host", "nodes", "playground", "subgraphs", "web", "workflows"} <= folders
+    assert {"__init__.py", "pyproject.toml", "requirements.txt"} <= folders
     assert not folders & {".ci", ".github", ".host", ".venv", "dev.py", "development", "node_modules", "output", "tests"}
     of_the_playground = {Path(name).name for name in files if re.fullmatch(r"playground/\w+\.py", name)}
     assert of_the_playground == {"__init__.py", "codec.py", "network.py", "sockets.py"}  # what its loader runs

@@ -153,7 +153,8 @@ def evaluate_events(
     """Plain and the `chosen` variants on the same noises: `count` held-out captions over all groups x `seeds` noises."""
     rows: dict[str, list[dict[str, float]]] = {}
     owner, kinds, seconds = [], [], {}
-    captions = [(group, clip) for group in GROUPS for clip in clips_of(group, -(-count // len(GROUPS)), seed)][:count]
+    ranked = [(rank, group, clip) for group in GROUPS for rank, clip in enumerate(clips_of(group, -(-count // len(GROUPS)), seed))]
+    captions = [(group, clip) for _, group, clip in sorted(ranked, key=lambda caption: caption[0])][:count]  # groups in turn
     for index, (group, clip) in enumerate(captions):
         told, positive = told_events(clip), playground.encode([clip.caption])
         makers = variants(told, clip.caption, knobs)
@@ -164,7 +165,8 @@ def evaluate_events(
             rows.setdefault(name, []).extend(judge(video, told) for video in videos)
         owner += [index] * seeds
         kinds += [group] * seeds
-        log.info("%d of %d captions", index + 1, len(captions))
+        so_far = ", ".join(f"{name} {np.mean([v['all_in_order'] for v in values]):.2f}" for name, values in rows.items())
+        log.info("%d of %d captions, all in order: %s", index + 1, len(captions), so_far)
     result: dict[str, Any] = {name: compared(values, rows["plain"], owner) for name, values in rows.items()}
     for name, values in rows.items():
         result[name]["seconds_per_run"] = round(seconds[name] / len(captions), 3)

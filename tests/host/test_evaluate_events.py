@@ -62,7 +62,7 @@ def test_every_variant_of_every_caption_finds_its_words_in_one_prompt(group):
             assert patch.skip_reason(world.LATENT_FRAMES, 16.0) is None
             schedule = getattr(patch, "schedule", patch)
             schedule.check_prompts(rows_of_entries(encoded, patch.phrases))
-            assert schedule.strength == 0.5
+            assert schedule.strength == (1.0 if name == "paper" else 0.5)
 
 
 def test_given_spans_are_the_latent_frames_in_which_the_world_draws_each_event():

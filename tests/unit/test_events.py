@@ -390,8 +390,8 @@ def test_more_spans_than_latent_frames_are_refused():
     ("field", "value"),
     [
         ("strength", -1.0), ("strength", float("nan")), ("r_min", -0.1), ("r_max", 0.5), ("top_fraction", 0.0), ("top_fraction", 1.1),
-        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"), ("blocks", "even"), ("blocks", ()),
-        ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
+        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"), ("blocks", "even"),
+        ("blocks", ()), ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
     ],
 )
 def test_each_bad_knob_is_refused_by_name(field, value):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .events import EventSchedule
 
 Erode = Literal["none", "isolated", "full"]
+Statistics = Literal["all", "words"]
 EPSILON = 1e-12  # of the official code, which the paper leaves open
 
 
@@ -94,18 +95,19 @@ def rearrangement(subjects: Sequence[SubjectTokens], columns: Sequence[int], in_
 
 
 def event_bias(
-    logits: Tensor, log_count: Tensor, columns: Tensor, raised: Tensor, lowered: Tensor, r_min: float = 1.0, r_max: float = 1.5
+    logits: Tensor, log_count: Tensor, columns: Tensor, raised: Tensor, lowered: Tensor, r_min: float = 1.0, r_max: float = 1.5,
+    words: int | None = None,
 ) -> Tensor:
     """R B on the text rows `columns` "c", in units of the logits q k^T / sqrt d: "h r c".
 
     logits "h r t" of rows r in the mask; column t stands for e^log_count[t] equal ones. raised and lowered "r c" say how much of b+ and b-.
-        b+ = max - mean, b- = min - mean        of the row's logits over all text columns, padding included
+        b+ = max - mean, b- = min - mean        of the row's logits over all text columns, padding included, or the first `words` of them
         r+ = r_min + (1 - p') (r_max - r_min), r- = r_min + p' (r_max - r_min), p' = (p - min p) / (max p - min p + eps)
     As in the paper: q and k are those of the attention itself (the code drops their norm), r- differs from r+ (the code takes r+).
     """
-    count = log_count.exp()
-    high, low = logits.amax(-1, keepdim=True), logits.amin(-1, keepdim=True)
-    mean = (logits * count).sum(-1, keepdim=True) / count.sum()
+    counted, count = logits[..., :words], log_count[:words].exp()
+    high, low = counted.amax(-1, keepdim=True), counted.amin(-1, keepdim=True)
+    mean = (counted * count).sum(-1, keepdim=True) / count.sum()
     p, p_min = (logits[..., columns] - high).exp(), (low - high).exp()  # over max p, which p' does not see
     p = (p - p_min) / (1 - p_min + EPSILON)
     r_plus, r_minus = r_min + (1 - p) * (r_max - r_min), r_min + p * (r_max - r_min)
@@ -144,6 +146,7 @@ def schedule_bias(
     tables = tables or bias_tables(schedule, subjects, q.device)
     raised, lowered = tables.raised.to(q.device, precision), tables.lowered.to(q.device, precision)
     r_min, r_max = (1.0, 1.0) if "reinforcement" in schedule.without else (schedule.r_min, schedule.r_max)
+    words = (pad_rows.start or None) if schedule.statistics == "words" and pad_rows is not None else None
     shares = TracedShares(subjects, masks, k.shape[1], precision) if trace is not None else None
 
     def place(b: int, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +156,7 @@ def schedule_bias(
     def bias(b: int, rows: Tensor, logits: Tensor, log_count: Tensor) -> Tensor:
         frame, in_mask = place(b, rows)
         up, down = (einsum(in_mask, table[:, frame], "s r, s r c -> r c") for table in (raised, lowered))
-        return event_bias(logits, log_count, tables.columns, up, down, r_min, r_max) * schedule.strength
+        return event_bias(logits, log_count, tables.columns, up, down, r_min, r_max, words) * schedule.strength
 
     def observe(b: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
         if shares is not None:

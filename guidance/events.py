@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .biased_attention import LogitBias, Rows, with_biases
-from .event_attention import BiasTables, Erode, bias_tables, schedule_bias
+from .event_attention import BiasTables, Erode, Statistics, bias_tables, schedule_bias
 from .event_subjects import NAME, Subject, SubjectTokens, check_claims, check_room, check_subjects
 from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
@@ -35,6 +35,8 @@ class EventSchedule:
     blocks: which of the model's blocks are controlled: odd, all, or their indices from 0.
     r_min, r_max: range of the reinforcement factor. Higher r_max: words that the model neglects are raised harder.
     top_fraction: the mask's threshold is the mean of this share of the largest attentions. Lower: a smaller mask; 1: the plain mean.
+    statistics: which text rows b+ and b- are measured over. all (code): padding too, which outnumbers the words and draws the mean to
+        itself; where it lies as low as the least attended word, b- is nothing and b+ very large. words: those of the prompt alone.
     start_percent, end_percent: controlled span of the schedule, 0..1. Longer: more time for the events, and for the subject to change.
     END_PERCENT for text to video, END_PERCENT_I2V where an image is given. At least one step is controlled.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
@@ -48,6 +50,7 @@ class EventSchedule:
     r_min: float = 1.0
     r_max: float = 1.5
     top_fraction: float = 0.5
+    statistics: Statistics = "all"
     occurrence: str | int = "all"
     start_percent: float = 0.0
     end_percent: float = END_PERCENT
@@ -63,6 +66,8 @@ class EventSchedule:
         check_percents(NAME, self.start_percent, self.end_percent)
         if self.erode not in get_args(Erode):
             raise ValueError(f"{NAME}: `erode` = {self.erode!r}: must be one of {', '.join(get_args(Erode))}")
+        if self.statistics not in get_args(Statistics):
+            raise ValueError(f"{NAME}: `statistics` = {self.statistics!r}: must be one of {', '.join(get_args(Statistics))}")
         listed = isinstance(self.blocks, tuple) and self.blocks and all(isinstance(b, int) and b >= 0 for b in self.blocks)
         if not listed and self.blocks not in ("odd", "all"):
             raise ValueError(f"{NAME}: `blocks` = {self.blocks!r}: must be odd, all, or indices of blocks from 0")

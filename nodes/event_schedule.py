@@ -1,10 +1,11 @@
 """Event Schedule: the events of one prompt happen in order, each in its span."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
+from ..guidance.event_attention import Statistics
 from ..guidance.event_subjects import NAME
 from ..guidance.events import END_PERCENT, END_PERCENT_I2V, Erode, EventSchedule
 from ..host.geometry import takes_start_image
@@ -72,6 +73,16 @@ class EventScheduleNode(io.ComfyNode):
                 ),
                 occurrence_input(),
                 fps_input(),
+                io.Float.Input(
+                    "top_fraction", default=0.5, min=0.01, max=1.0, step=0.05, round=0.001, optional=True, advanced=True,
+                    tooltip="How much the motion mask of a subject holds. Higher: more of the picture around it is led too. 0.5 is the "
+                    "official code's; 1: every token that looks at the subject more than the mean, as in the paper.",
+                ),
+                io.Combo.Input(
+                    "statistics", options=list(get_args(Statistics)), default="all", optional=True, advanced=True,
+                    tooltip="Which text sets how far attention is led: all, padding too, as the official code; or the words of the prompt "
+                    "alone: the current event is raised less, the others are held back more.",
+                ),
             ],
             outputs=pair_outputs(),
         )
@@ -80,7 +91,8 @@ class EventScheduleNode(io.ComfyNode):
     def execute(
         cls, model: Any, conditioning: Any, timeline: str, strength: float = 1.0, erode: Erode = "isolated",
         blocks: Literal["odd", "all"] = "odd", start_percent: float = 0.0, end_percent: float = 0.0, r_max: float = 1.5,
-        occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
+        occurrence: str = "all", fps: float = 0.0, top_fraction: float = 0.5, statistics: Statistics = "all",
+        model_low_noise: Any = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
@@ -88,6 +100,7 @@ class EventScheduleNode(io.ComfyNode):
             timeline=parsed, strength=strength, erode=erode, blocks=blocks, r_max=r_max,
             occurrence=read_occurrence(occurrence), start_percent=start_percent,
             end_percent=end_percent or (END_PERCENT_I2V if takes_start_image(model) else END_PERCENT), fps=fps,
+            top_fraction=top_fraction, statistics=statistics,
         )
         return guided_by_timeline(
             cls, model, model_low_noise, schedule, conditioning, lambda found, rate: describe(schedule, found, rate) + reading

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..host.tokens import rows_for_entry
 from . import metrics, world
-from .command_line import add_knobs, add_sampling, given
+from .command_line import add_sampling
 from .sampling import Playground
 from .segment_rows import SegmentRows
 
 log = logging.getLogger("wan_conductor.playground")
 BASE_GATES = {"colour": 0.97, "shape": 0.90, "motion": 0.85, "two_objects": 0.95, "word_locality": 0.70}
-OWN_COMMAND_LINES = ("temporal", "homeostasis", "composition", "blend")  # evaluate_<name>.py
+OWN_COMMAND_LINES = ("temporal", "events", "homeostasis", "composition", "blend")  # evaluate_<name>.py
 
 
 def held_out(kind: str, count: int, seed: int, **options: int) -> list[world.Clip]:
@@ -145,16 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments and arguments[0] in OWN_COMMAND_LINES:
         return importlib.import_module(f".evaluate_{arguments[0]}", __package__).main(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["base", "events", *OWN_COMMAND_LINES])
+    parser.add_argument("what", choices=["base", *OWN_COMMAND_LINES])
     add_sampling(parser, captions=200)
-    add_knobs(parser, "strength", "r_max", "end_percent", told="of Event Schedule, instead of the paper's")
     options = parser.parse_args(arguments)
-    playground = Playground(options.steps, options.cfg)
-    if options.what == "base":
-        result = evaluate_base(playground, options.captions, options.seed)
-    else:
-        from .evaluate_events import evaluate_events  # which needs this module
-
-        knobs = given(options, "strength", "r_max", "end_percent")
-        result = evaluate_events(playground, options.captions, options.seeds, options.seed, knobs)
+    result = evaluate_base(Playground(options.steps, options.cfg), options.captions, options.seed)
     sys.stdout.write(json.dumps(result) + "\n")

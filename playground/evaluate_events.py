@@ -3,33 +3,39 @@
 The wanted order is the told one; training captions told it wrongly in half of the clips, so the plain model does not know it.
 """
 
+import argparse
+import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
+from ..guidance.event_attention import Erode, Statistics
 from ..guidance.event_plan import plan_timeline
-from ..guidance.events import END_PERCENT_I2V, EventSchedule, batch_rows
+from ..guidance.events import END_PERCENT_I2V, EventSchedule
 from ..guidance.latent_time import pixel_frames
-from ..guidance.objective import PhraseRef
-from ..guidance.patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
 from ..guidance.timeline import parse_timeline
 from . import codec, metrics, world
+from .command_line import add_knobs, add_sampling, given
 from .evaluate import figure, held_out
 from .sampling import Playground
+from .time_penalty import TimePenalty
 
 log = logging.getLogger("wan_conductor.playground")
 FIGURES = ("event_accuracy", "all_in_order", "subject", "background")
 PARTS = ("colour", "shape", "continuity")  # of `subject`
+GROUPS = ("2", "3", "4", "two_subjects")
+I2V = "i2v"  # a comparison of its own, on other captions
+VARIANTS = (
+    "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement", "time_penalty",
+    "time_penalty_alike", I2V,
+)  # fmt: skip
 LONGEST_STEP = 3.0  # canvas cells; the fastest told motion covers 1.7 in one latent frame
-PENALTY_WIDTH = 1.0  # latent frames
 
 Told = list[tuple[str, list[str]]]  # each subject's name and its events in the order of the caption
 
@@ -67,63 +73,6 @@ def drawn_segments(told: Told) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class TimePenalty:
-    """The nearest rival's idea, for this comparison alone: a fixed Gaussian of time on the text attention of all tokens.
-
-    Adds -d^2 / 2 width^2 to the logits of an event's words, d the latent frames to its span; in every block and step, on positive rows.
-    """
-
-    schedule: EventSchedule
-    width: float = PENALTY_WIDTH
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-    name: str = "Time Penalty"
-
-    @cached_property
-    def phrases(self) -> tuple[PhraseRef, ...]:
-        return self.schedule.phrases
-
-    def skip_reason(self, latent_frames: int, fps: float) -> str | None:
-        return self.schedule.skip_reason(latent_frames, fps)
-
-    def new_record(self) -> None:
-        return None
-
-    def penalty(self, rows: Sequence[Sequence[int]], call: ModelCall, text_rows: int) -> Tensor:
-        """ "f t" of one prompt; a word of several spans counts to the nearest."""
-        nearest: dict[tuple[int, ...], Tensor] = {}
-        for subject in self.schedule.bind(rows, call.total_frames, call.fps, call.frames):
-            for words, current in zip(subject.events, subject.weights):
-                on = current.nonzero()[:, 0]
-                distance = (torch.arange(len(current))[:, None] - on).abs().amin(1).float() if len(on) else torch.full_like(current, 99.0)
-                nearest[words] = torch.minimum(nearest[words], distance) if words in nearest else distance
-        penalty = torch.zeros(call.grid.frames, text_rows)
-        for words, distance in nearest.items():
-            penalty[:, list(words)] -= (distance**2 / (2 * self.width**2))[:, None]
-        return penalty
-
-    def handler(self, call: ModelCall, record: Any) -> Handler | None:
-        prompts = [(batch_rows(p.rows), [p.text_rows.get(place, ()) for place in range(len(self.phrases))]) for p in call.prompts]
-        if not prompts:
-            return None
-
-        def penalise(site: AttentionSite, attention: AttentionCall, proceed: Proceed) -> Tensor | None:
-            if site.kind != "text" or site.vace:
-                return None
-            out = proceed(attention).clone()
-            video = call.grid.video_tokens
-            for rows, words in prompts:
-                q, k, v = (attention.q[rows, video], attention.k[rows], attention.v[rows])
-                q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=attention.heads) for x in (q, k, v))
-                penalty = self.penalty(words, call, k.shape[2]).repeat_interleave(call.grid.height * call.grid.width, dim=0)
-                p = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + penalty.to(q)).softmax(-1)
-                out[rows, video] = rearrange(p @ v, "b h n d -> b n (h d)")
-            return out
-
-        return penalise
-
-
 def judge(video: Tensor, told: Told) -> dict[str, float]:
     """The figures of one canvas video "f c h w".
 
@@ -156,7 +105,10 @@ def judge(video: Tensor, told: Told) -> dict[str, float]:
 
 
 def variants(told: Told, caption: str, knobs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """What is compared, by the name in the result; a plan may fail to be read, so each is made when it is its turn."""
+    """What is compared, by the name in the result; a plan may fail to be read, so each is made when it is its turn.
+
+    `paper` has the paper's settings, all others `knobs`. The penalty acts in all blocks and steps, or in those of `guided` (`_alike`).
+    """
 
     def schedule(text: str, **changes: Any) -> EventSchedule:
         return EventSchedule(parse_timeline(text), **{**knobs, **changes})
@@ -165,12 +117,14 @@ def variants(told: Told, caption: str, knobs: dict[str, Any]) -> dict[str, Calla
     return {
         "plain": lambda: None,
         "guided": lambda: schedule(shares),
+        "paper": lambda: EventSchedule(parse_timeline(shares)),
         "given": lambda: schedule(drawn_segments(told)),
         "planned": lambda: schedule(plan_timeline(caption)),
         "no_motion_mask": lambda: schedule(shares, without=frozenset({"motion mask"})),
         "no_reinforcement": lambda: schedule(shares, without=frozenset({"reinforcement"})),
         "no_rearrangement": lambda: schedule(shares, without=frozenset({"rearrangement"})),
         "time_penalty": lambda: TimePenalty(schedule(shares)),
+        "time_penalty_alike": lambda: TimePenalty(schedule(shares), alike=True),
     }
 
 
@@ -194,22 +148,26 @@ def first_frame_given(playground: Playground, clip: world.Clip, batch: int) -> d
     return {"samples": samples, "noise_mask": mask}
 
 
-def evaluate_events(playground: Playground, count: int, seeds: int, seed: int, knobs: dict[str, Any]) -> dict[str, Any]:
-    """Every variant on the same noises: `count` held-out captions over all groups x `seeds` noises."""
-    groups = ("2", "3", "4", "two_subjects")
+def evaluate_events(
+    playground: Playground, count: int, seeds: int, seed: int, knobs: dict[str, Any], chosen: Sequence[str] = VARIANTS
+) -> dict[str, Any]:
+    """Plain and the `chosen` variants on the same noises: `count` held-out captions over all groups x `seeds` noises."""
     rows: dict[str, list[dict[str, float]]] = {}
     owner, kinds, seconds = [], [], {}
-    captions = [(group, clip) for group in groups for clip in clips_of(group, -(-count // len(groups)), seed)][:count]
+    ranked = [(rank, group, clip) for group in GROUPS for rank, clip in enumerate(clips_of(group, -(-count // len(GROUPS)), seed))]
+    captions = [(group, clip) for _, group, clip in sorted(ranked, key=lambda caption: caption[0])][:count]  # groups in turn
     for index, (group, clip) in enumerate(captions):
         told, positive = told_events(clip), playground.encode([clip.caption])
-        for name, make in variants(told, clip.caption, knobs).items():
+        makers = variants(told, clip.caption, knobs)
+        for name in dict.fromkeys(("plain", *(name for name in chosen if name != I2V))):
             started = time.perf_counter()
-            videos, _ = playground.sample(positive, seeds, seed + index, make())
+            videos, _ = playground.sample(positive, seeds, seed + index, makers[name]())
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
             rows.setdefault(name, []).extend(judge(video, told) for video in videos)
         owner += [index] * seeds
         kinds += [group] * seeds
-        log.info("%d of %d captions", index + 1, len(captions))
+        so_far = ", ".join(f"{name} {np.mean([v['all_in_order'] for v in values]):.2f}" for name, values in rows.items())
+        log.info("%d of %d captions, all in order: %s", index + 1, len(captions), so_far)
     result: dict[str, Any] = {name: compared(values, rows["plain"], owner) for name, values in rows.items()}
     for name, values in rows.items():
         result[name]["seconds_per_run"] = round(seconds[name] / len(captions), 3)
@@ -217,8 +175,9 @@ def evaluate_events(playground: Playground, count: int, seeds: int, seed: int, k
             group: {key: figure([v[key] for v, kind in zip(values, kinds) if kind == group])["value"] for key in FIGURES}
             for group in dict.fromkeys(kinds)
         }
+    if I2V in chosen:
+        result[I2V] = evaluate_first_frame(playground, -(-count // 2), seeds, seed, knobs)
     return result | {
-        "i2v": evaluate_first_frame(playground, -(-count // 2), seeds, seed, knobs),
         "captions": len(captions), "seeds": seeds, "steps": playground.steps, "cfg": playground.cfg,
         "knobs": knobs,
     }
@@ -254,3 +213,18 @@ def compared(values: list[dict[str, float]], plain: list[dict[str, float]], owne
         told["minus_plain"] = {key: f["value"] for key, f in paired.items()}
         told["minus_plain"]["interval"] = {key: f["interval"] for key, f in paired.items()}
     return told
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="dev.py playground evaluate events", description=__doc__)
+    add_sampling(parser, captions=200)
+    add_knobs(parser, "strength", "r_max", "end_percent", "top_fraction", told="of Event Schedule, instead of the paper's")
+    parser.add_argument("--blocks", choices=("odd", "all"), help="of Event Schedule, instead of the paper's")
+    parser.add_argument("--erode", choices=get_args(Erode), help="of Event Schedule, instead of the paper's")
+    parser.add_argument("--statistics", choices=get_args(Statistics), help="of Event Schedule, instead of the paper's")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="what is compared with plain")
+    options = parser.parse_args(arguments)
+    knobs = given(options, "strength", "r_max", "end_percent", "top_fraction", "blocks", "erode", "statistics")
+    playground = Playground(options.steps, options.cfg)
+    result = evaluate_events(playground, options.captions, options.seeds, options.seed, knobs, options.variants)
+    sys.stdout.write(json.dumps(result) + "\n")

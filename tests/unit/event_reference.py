@@ -36,19 +36,20 @@ def probabilities(q_row, k, head):
     return [power / sum(powers) for power in powers], logits
 
 
-def bias_of_row(p, logits, subject, frame, r_min, r_max):
-    """R B of one subject for one row and head, a number for each text column.
+def bias_of_row(p, logits, subject, frame, r_min, r_max, words=None):
+    """R B of one subject for one row and head, a number for each text column; statistics over the first `words` columns.
 
     subject: (its rows, [(rows, weight per frame, strength) of each event]); events with the same rows count as one.
     """
     subject_rows, events = subject
-    high, low, mean = max(logits), min(logits), sum(logits) / len(logits)
+    counted, p_counted = logits[:words], p[:words]
+    high, low, mean = max(counted), min(counted), sum(counted) / len(counted)
     distinct = {}
     for rows, weights, strength in events:
         distinct.setdefault(tuple(rows), []).append((weights[frame], strength))
     bias = [0.0] * len(logits)
     for t in range(len(logits)):
-        relative = (p[t] - min(p)) / (max(p) - min(p))
+        relative = (p[t] - min(p_counted)) / (max(p_counted) - min(p_counted))
         r_plus, r_minus = r_min + (1 - relative) * (r_max - r_min), r_min + relative * (r_max - r_min)
         up = 0.0
         for rows, uses in distinct.items():
@@ -62,7 +63,8 @@ def bias_of_row(p, logits, subject, frame, r_min, r_max):
 
 
 def rearranged_attention(
-    q, k, v, grid, subjects, top_fraction=0.5, erode="isolated", r_min=1.0, r_max=1.5, strength=1.0, also=lambda frame, t: 0.0
+    q, k, v, grid, subjects, top_fraction=0.5, erode="isolated", r_min=1.0, r_max=1.5, strength=1.0, also=lambda frame, t: 0.0,
+    words=None,
 ):
     """Output "b n (h d)" in float64 and the masks [b][s][n]: q "b n h d", k and v "b t h d"; `subjects` as in bias_of_row.
 
@@ -82,7 +84,7 @@ def rearranged_attention(
                 p, logits = rows[n][head]
                 for s, subject in enumerate(subjects):
                     if masks[b][s][n]:
-                        bias = bias_of_row(p, rows[n][head][1], subject, n // (grid[1] * grid[2]), r_min, r_max)
+                        bias = bias_of_row(p, rows[n][head][1], subject, n // (grid[1] * grid[2]), r_min, r_max, words)
                         logits = [value + strength * added for value, added in zip(logits, bias, strict=True)]
                 logits = [value + also(n // (grid[1] * grid[2]), t) for t, value in enumerate(logits)]
                 weights = torch.tensor(logits, dtype=torch.float64).softmax(0)

@@ -80,8 +80,10 @@ def test_equals_the_dense_formulas(seed):
     knobs = {"top_fraction": rng.choice((0.25, 0.5, 1.0)), "erode": rng.choice(("none", "isolated", "full"))}
     knobs |= {"r_max": rng.choice((1.5, 3.0)), "strength": rng.choice((0.3, 1.0))}
     pad_rows = slice(words, None) if pads else None
-    got = rearranged_attention(schedule(**knobs), q, k, v, plain, grid, tokens_of(subjects), pad_rows)
-    expected, masks = reference.rearranged_attention(q, k, v, grid, subjects, **knobs)
+    counted = rng.choice(("all", "words"))
+    got = rearranged_attention(schedule(**knobs, statistics=counted), q, k, v, plain, grid, tokens_of(subjects), pad_rows)
+    of_words = words if pads and counted == "words" else None
+    expected, masks = reference.rearranged_attention(q, k, v, grid, subjects, **knobs, words=of_words)
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
     outside = ~torch.tensor(masks).any(1)
     assert torch.equal(got[outside], plain[outside])
@@ -254,6 +256,20 @@ def test_reinforcement_lies_between_r_min_and_r_max_and_follows_the_attention():
     assert lowered[2] == pytest.approx(1.0)
 
 
+def test_statistics_of_the_words_alone_lower_other_events_where_padding_lies_lowest():
+    logits, log_count = torch.tensor([[[2.0, 0.5, 0.0, -2.0]]]), torch.tensor([0.0, 0.0, 0.0, 488.0]).log1p().where(torch.arange(4) == 3, 0)
+    columns = torch.tensor([1, 2])
+
+    def both(words):
+        return [event_bias(logits, log_count, columns, up, 1 - up, 1.0, 1.0, words)[0, 0] for up in (torch.ones(1, 2), torch.zeros(1, 2))]
+
+    (raised, lowered), (raised_words, lowered_words) = both(None), both(3)
+    assert (raised > 3.9).all() and (lowered > -0.1).all()  # the mean is the padding's
+    mean = 2.5 / 3
+    torch.testing.assert_close(raised_words, torch.full((2,), 2 - mean))
+    torch.testing.assert_close(lowered_words, torch.full((2,), -mean))
+
+
 def test_two_subjects_add_their_biases_where_their_masks_meet():
     q, k, v, plain = attention_inputs()
     two = [ONE_SUBJECT[0], ((4,), [((6,), [0.0, 1.0, 1.0], 1.0)])]
@@ -374,8 +390,8 @@ def test_more_spans_than_latent_frames_are_refused():
     ("field", "value"),
     [
         ("strength", -1.0), ("strength", float("nan")), ("r_min", -0.1), ("r_max", 0.5), ("top_fraction", 0.0), ("top_fraction", 1.1),
-        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("blocks", "even"), ("blocks", ()),
-        ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
+        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"), ("blocks", "even"),
+        ("blocks", ()), ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
     ],
 )
 def test_each_bad_knob_is_refused_by_name(field, value):

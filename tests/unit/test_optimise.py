@@ -1,6 +1,6 @@
 """The shared loop: raises what it should, stops each sample alone, survives NaN, keeps the best, hears every objective."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace, field
 
 import pytest
 import torch
@@ -74,9 +74,10 @@ def test_the_toy_objective_meets_the_protocol():
 
 
 @pytest.mark.parametrize("text", ["1s - 2s x", "0s - 1s x", "2s - end x", "0s - 0.8s, 2s - 2.6s x"])
-def test_it_raises_the_correlation_of_attention_with_the_mask(text):
-    objective = TemporalMask(parse_timeline(text), lambda_entropy=0.1)
-    result = optimise_latent(latent(3, channels=4), attention_like, [objective], PLAIN)
+@pytest.mark.parametrize("anchor", [True, False])
+def test_it_raises_the_correlation_of_attention_with_the_mask(text, anchor):
+    objective = TemporalMask(parse_timeline(text), lambda_entropy=0.1, anchor=anchor).at_step(1.0, {})
+    result = optimise_latent(latent(3, channels=4), attention_like, [objective], replace(PLAIN, iterations=40))
     before, after = correlations(result, 0), correlations(result, -1)
     assert all(value < 0.8 for value in before)
     assert all(value >= 0.9 for value in after)

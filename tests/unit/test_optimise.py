@@ -1,6 +1,6 @@
 """The shared loop: raises what it should, stops each sample alone, survives NaN, keeps the best, hears every objective."""
 
-from dataclasses import dataclass, replace, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch

@@ -65,3 +65,14 @@ def t2v() -> Any:
     import tiny_wan
 
     return tiny_wan.load()
+
+
+@pytest.fixture
+def host_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The host's output and temp folders, empty, under the test's own folder."""
+    import folder_paths
+
+    for kind in ("output", "temp"):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
+    return tmp_path

@@ -2,7 +2,6 @@
 
 import json
 
-import folder_paths
 import numpy as np
 import pytest
 import tiny_wan
@@ -15,17 +14,10 @@ from wan_conductor.host.attach import attach
 from wan_conductor.host.stages import Settings, Stage, sample_stages
 from wan_conductor.nodes.attention_preview import AttentionPreview
 
+pytestmark = pytest.mark.usefixtures("host_folders")
 BUDGET = GuidanceBudget(end_percent=0.4, iterations=3, step_size=0.05, depth=1.0)
 FRAMES, STEPS = 5, 5
 TIMELINE = "50% - end  cat\n0% - 50%  jumps"
-
-
-@pytest.fixture(autouse=True)
-def host_folders(tmp_path, monkeypatch):
-    for kind in ("output", "temp"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

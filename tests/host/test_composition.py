@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import folder_paths
 import pytest
 import tiny_wan
 import torch
@@ -43,14 +42,6 @@ def model():
 @pytest.fixture(scope="module")
 def low():
     return tiny_wan.load(layers=2, seed=5)
-
-
-@pytest.fixture
-def host_folders(tmp_path, monkeypatch):
-    for kind in ("output", "temp"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
-    return tmp_path
 
 
 def guide(model, timeline=LEFT, conditioning=None, **knobs):

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import folder_paths
 import numpy as np
 import pytest
 import tiny_wan
@@ -25,6 +24,7 @@ from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.plan_events import PlanEvents
 from wan_conductor.tests.unit import event_reference
 
+pytestmark = pytest.mark.usefixtures("host_folders")
 STEPS = 6
 
 
@@ -36,14 +36,6 @@ def model():
 @pytest.fixture(scope="module")
 def low():
     return tiny_wan.load(layers=2, seed=5)
-
-
-@pytest.fixture(autouse=True)
-def host_folders(tmp_path, monkeypatch):
-    for kind in ("output", "temp"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
-    return tmp_path
 
 
 def events(model, timeline=TIMELINE, conditioning=None, **knobs):

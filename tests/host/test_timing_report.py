@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -15,13 +14,7 @@ from wan_conductor.guidance.temporal_mask import TemporalMask
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.nodes.timing_report import TimingReport
 
-
-@pytest.fixture(autouse=True)
-def host_folders(tmp_path, monkeypatch):
-    for kind in ("output", "temp"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("host_folders")
 
 
 @pytest.fixture

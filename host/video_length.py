@@ -1,4 +1,4 @@
-"""What the queued prompt tells before anything is sampled: how long the videos will be that a node's MODEL goes to, and whether any is made."""
+"""What the queued prompt tells before anything is sampled: how long the videos will be that a node's MODEL goes to, if any."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -58,7 +58,7 @@ def is_parked(prompt: Prompt | None, node_id: str | None) -> bool:
 
     Nodes of the same kind do not count: they only pass it on. A node that an expansion made is never parked.
     """
-    if not prompt or node_id not in prompt:
+    if prompt is None or node_id is None or node_id not in prompt:
         return False
     from nodes import NODE_CLASS_MAPPINGS  # the host's, filled only when it has started
 

@@ -152,7 +152,7 @@ class TemporalMaskNode(io.ComfyNode):
 
 
 def refuse_what_fits_none(objective: TemporalMask, videos: Sequence[int], fps: float) -> None:
-    """Raises ValueError for a mask that fits none of the `videos`, pixel frames each; without videos nothing is known, and nothing raised."""
+    """Raises ValueError for a mask that fits none of the `videos`, pixel frames each. Without videos nothing is known, nothing raised."""
     refusal = None
     for frames in videos:
         try:

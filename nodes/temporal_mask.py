@@ -1,6 +1,8 @@
 """Temporal Mask: words of the prompt become visible when a timeline says so."""
 
 import logging
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
@@ -10,14 +12,15 @@ from ..guidance.mask_sources import Timing
 from ..guidance.temporal_bias import BIAS_DEPTH, BIAS_END_PERCENT, BIAS_STRENGTH, Mode, guidance_of
 from ..guidance.temporal_mask import NAME, TemporalMask
 from ..host.geometry import takes_start_image
-from ..host.video_length import frames_of_video
-from .pair import pair_inputs, pair_outputs, require_wan_pair
-from .shown import PictureAndText
+from ..host.video_length import frames_of_videos, is_parked
+from .pair import low_noise_or_blocker, pair_inputs, pair_outputs, require_wan_pair
+from .shown import PictureAndText, shown
 from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
 from .timeline_output import guided_by_timeline
 from .timing_socket import TEMPORAL_MASK, length_input, mask_picture, shown_latents
 
 logger = logging.getLogger("wan_conductor")
+PARKED = "Nothing that runs takes a model from here: not checked, and the model passes through unchanged."
 
 TIMELINE = """cat:                 # always there, because this header names it
   0s - 2s    watches
@@ -123,6 +126,9 @@ class TemporalMaskNode(io.ComfyNode):
         length: int = 0, mode: Mode = "gradient", bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT,
         bias_depth: float = BIAS_DEPTH, lambda_leakage: float = 0.0, anchor: bool = True, timing: Timing | None = None,
     ) -> io.NodeOutput:
+        queued = getattr(cls, "hidden", None) or SimpleNamespace(prompt=None, unique_id=None)
+        if is_parked(queued.prompt, queued.unique_id):
+            return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, PARKED))
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
         objective = TemporalMask(
@@ -130,12 +136,10 @@ class TemporalMaskNode(io.ComfyNode):
             lambda_leakage=lambda_leakage, anchor=anchor, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
         guidance = guidance_of(mode, objective, bias_strength, bias_end, bias_depth)
-        queued = getattr(cls, "hidden", None)
-        frames = frames_of_video(queued.prompt, queued.unique_id) if queued else None
+        videos = frames_of_videos(queued.prompt, queued.unique_id)
 
         def tell(found: tuple[str, ...], rate: float) -> PictureAndText:
-            if frames:
-                objective.skip_reason(latent_frames_of(frames), rate)  # refuses what does not fit
+            refuse_what_fits_none(objective, videos, rate)
             latents = shown_latents(length, rate)
             text = describe(objective, found, rate)
             if takes_start_image(model) and (hidden := hidden_at_first(objective, latents, rate)):
@@ -145,6 +149,20 @@ class TemporalMaskNode(io.ComfyNode):
             return mask_picture(cls, objective.timed, latents, rate, text + reading, mask == "binary")
 
         return guided_by_timeline(cls, model, model_low_noise, objective, conditioning, tell, guidance)
+
+
+def refuse_what_fits_none(objective: TemporalMask, videos: Sequence[int], fps: float) -> None:
+    """Raises ValueError for a mask that fits none of the `videos`, pixel frames each. Without videos nothing is known, nothing raised."""
+    refusal = None
+    for frames in videos:
+        try:
+            objective.skip_reason(latent_frames_of(frames), fps)
+        except ValueError as error:
+            refusal = refusal or error
+        else:
+            return
+    if refusal:
+        raise refusal
 
 
 def hidden_at_first(objective: TemporalMask, latent_frames: int, fps: float) -> list[str]:

@@ -118,4 +118,6 @@ def side_by_side(**prompts: Prompt) -> Prompt:
 
 
 def without_outputs(prompt: Prompt, schema: Schema) -> Prompt:
-    return {name: node for name, node in prompt.items() if not schema[node["class_type"]]["output_node"]}
+    """`prompt` without the ends that show or save something; an output node that others take from is no end."""
+    taken = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    return {name: node for name, node in prompt.items() if name in taken or not schema[node["class_type"]]["output_node"]}

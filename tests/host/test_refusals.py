@@ -60,7 +60,8 @@ def test_a_timeline_that_cannot_be_read_names_node_and_input(model):
 def test_a_stock_sampler_that_starts_after_the_guided_span_says_so_once(model, caplog):
     with caplog.at_level(logging.INFO, "wan_conductor"):
         sample(model, start_step=3)
-    assert [record.getMessage() for record in caplog.records] == ["Wan Conductor: no step was guided: no step met the guided span"]
+    said = [record.getMessage() for record in caplog.records if record.name == "wan_conductor"]  # the host may tell of other tests' models
+    assert said == ["Wan Conductor: no step was guided: no step met the guided span"]
 
 
 def node(model, timeline="50% - end  cat", conditioning=None, **knobs):

@@ -31,7 +31,7 @@ def temporal_attention(maps: Tensor) -> Tensor:
 
 def normalised(a: Tensor) -> Tensor:
     """a~ = (a - min a)/(max a - min a + eps) over the latent frames after the first, which is clamped: "b g f" -> "b g f" in 0..1."""
-    kept = a[..., 1:] if a.shape[-1] > 1 else a
+    kept = _after_first(a)
     low, high = kept.amin(-1, keepdim=True), kept.amax(-1, keepdim=True)
     return ((a - low) / (high - low + EPSILON)).clamp(0, 1)
 
@@ -73,7 +73,7 @@ def held_level(a: Tensor, m: Tensor) -> Tensor:
     Their own mean, or the strongest inactive frame where that is higher: a thing at the wrong time moves to the right one, and nothing
     rises from step to step, which draws it again beside itself.
     """
-    kept, active = (a[..., 1:], m[..., 1:]) if a.shape[-1] > 1 else (a, m)
+    kept, active = _after_first(a), _after_first(m)
     inactive = torch.where(active < 0.5, kept, -torch.inf)
     return torch.maximum(_weighted_mean(kept, active), inactive.amax(-1))
 
@@ -117,6 +117,11 @@ def leakage_loss(maps: Tensor, m: Tensor, apart: Sequence[tuple[int, int]]) -> T
 def is_timed(m: Tensor) -> Tensor:
     """Which masks "g f" change over the frames that the correlation sees: bool "g"."""
     return _varies(m[..., 1:]) if m.shape[-1] > 1 else torch.zeros(m.shape[:-1], dtype=torch.bool, device=m.device)
+
+
+def _after_first(values: Tensor) -> Tensor:
+    """The latent frames after the first, "... f"; a single one is kept."""
+    return values[..., 1:] if values.shape[-1] > 1 else values
 
 
 def _varies(m: Tensor) -> Tensor:
@@ -241,9 +246,8 @@ class TemporalMask:
             seen.append(maps.detach())
         return seen[0]
 
-    def magnitude(self, maps: Tensor, m: Tensor) -> Tensor:
-        """L_mag of `maps` "b g f h w", m "g f" -> "b g"; anchored or the paper's."""
-        a = temporal_attention(maps)
+    def magnitude(self, maps: Tensor, a: Tensor, m: Tensor) -> Tensor:
+        """L_mag of `maps` "b g f h w", their `temporal_attention` a, m "g f" -> "b g"; anchored or the paper's."""
         if not self.anchor:
             return magnitude_loss(a, m)
         found = self.as_found(maps)
@@ -261,7 +265,7 @@ class TemporalMask:
         weights = maps.new_tensor([timed.strength for timed in self.timed]) / self.strength
         terms = {
             "correlation": (-r * weights).mean(-1),
-            "magnitude": (self.magnitude(maps, m) * weights).mean(-1),
+            "magnitude": (self.magnitude(maps, a, m) * weights).mean(-1),
             "entropy": (entropy_loss(maps, m) * weights).mean(-1),
         }
         if self.lambda_leakage:

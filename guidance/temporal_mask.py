@@ -68,14 +68,15 @@ def magnitude_loss(a: Tensor, m: Tensor, level: Tensor | None = None) -> Tensor:
 
 
 def held_level(a: Tensor, m: Tensor) -> Tensor:
-    """The level that anchors active frames: a "b g f", m "g f" -> "b g", over the frames that the correlation sees.
+    """The level that anchors active frames: a "b g f", m "g f" -> "b g".
 
-    Their own mean, or the strongest inactive frame where that is higher: a thing at the wrong time moves to the right one, and nothing
-    rises from step to step, which draws it again beside itself.
+    Their own mean, the one that `magnitude_loss` draws to it, or the strongest inactive frame after the first where that is higher: a
+    thing at the wrong time moves to the right one, and nothing rises from step to step, which draws it again beside itself. 0 where no
+    frame is active.
     """
-    kept, active = _after_first(a), _after_first(m)
-    inactive = torch.where(active < 0.5, kept, -torch.inf)
-    return torch.maximum(_weighted_mean(kept, active), inactive.amax(-1))
+    inactive = torch.where(_after_first(m) < 0.5, _after_first(a), -torch.inf)
+    level = torch.maximum(_weighted_mean(a, m), inactive.amax(-1))
+    return torch.where(m.amax(-1) > 0, level, 0.0)
 
 
 def elsewhere_loss(maps: Tensor, m: Tensor, unedited: Tensor) -> Tensor:

@@ -326,7 +326,7 @@ def anchored_reference(frames_of_maps, found, mask):
     sums = [sum(frame) * 1560 / len(frame) for frame in frames_of_maps]
     before = [sum(frame) * 1560 / len(frame) for frame in found]
     inactive = [value for value, weight in zip(before[1:], mask[1:]) if weight < 0.5]
-    level = max([mean(before[1:], mask[1:]), *inactive])
+    level = max([mean(before, mask), *inactive])
     path = [sum(weight * frame[place] for frame, weight in zip(found, mask)) / total for place in places]
     away = [1 - (path[place] / max(path)) ** 2 for place in places]
     elsewhere = [sum(frame[place] * away[place] for place in places) * 1560 / len(frame) for frame in frames_of_maps]
@@ -378,8 +378,21 @@ def test_held_frames_do_not_rise_and_a_thing_at_the_wrong_time_is_wanted_at_the_
     assert held_level(uneven, mask).item() == pytest.approx(uneven[..., 6:].mean().item())
     assert held_level(uneven.flip(-1), mask).item() == pytest.approx(uneven.flip(-1)[..., 1:6].max().item())
     always = torch.ones(1, FRAMES)
-    assert held_level(uneven, always).item() == pytest.approx(uneven[..., 1:].mean().item())
+    assert held_level(uneven, always).item() == pytest.approx(uneven.mean().item())
     assert held_level(uneven[..., :1], always[:, :1]).item() == 1
+    assert held_level(uneven, 0 * always).item() == 0
+
+
+def test_what_is_at_its_time_from_the_first_frame_on_is_held_as_it_is():
+    """The mean that is held is the mean that is drawn to it, the first latent frame's attention included."""
+    objective = TemporalMask(parse_timeline("0s - 1.1s cat"), lambda_correlation=0, lambda_entropy=0, lambda_magnitude=1)
+    active = objective.masks(FRAMES, 16.0)[0] > 0.5
+    maps = torch.full((1, 1, FRAMES, 3, 5), 1e-4)
+    maps[..., active, 1, 1] = 0.02
+    maps[..., 0, 1, 1] = 0.06
+    maps.requires_grad_()
+    objective.at_step(1.0, {}).loss(maps, 16.0).total.sum().backward()
+    assert maps.grad[..., active, 1, 1].abs().max() == 0
 
 
 def test_steps_of_the_anchor_share_nothing():

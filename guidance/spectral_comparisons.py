@@ -163,4 +163,6 @@ def _bins_figure(
 
 def _headline(pairs: PairedCalls) -> str:
     videos, active = len(pairs.plains), pairs.of_guided("active")
-    return f"{videos} video{'' if videos == 1 else 's'}, {len(pairs)} matched calls, {100 * active.mean():.0f} % active"
+    calls = max(sum(map(len, records)) for records in (pairs.plains, pairs.guideds))
+    matched = f"{calls} matched calls" if len(pairs) == calls else f"{len(pairs)} of {calls} calls matched"
+    return f"{videos} video{'' if videos == 1 else 's'}, {matched}, {100 * active.mean():.0f} % active"

@@ -65,7 +65,7 @@ def differences_figure(pairs: PairedCalls, width: int = 780, height: int = 900) 
         ranks = np.arange(1, len(rising) + 1)
         bottom.plot(100 * ranks / len(rising), 100 * rising.cumsum() / ranks, color=BETTER_COLOUR, linewidth=1.8)
         bottom.axhline(50, color=INK, linewidth=0.8, linestyle=":")
-        bottom.set_ylim(0, 103)
+        bottom.set(ylim=(0, 103), yticks=(0, 50, 100))
         bottom.set_xlabel("% of calls, least change first", fontsize=8.5, color=INK)
     return drawn(figure)
 

@@ -77,8 +77,9 @@ def _gamma_against_tension(axes: Axes, record: SpectralRecord) -> None:
     axes.axhline(1, color=INK, linewidth=0.8)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.scatter(tension, gamma, 6, color=[OVER_MIXED if t > 0 else FRAGMENTED for t in tension], alpha=0.5, linewidths=0)
-    reach = max(float(np.abs(gamma - 1).max()), 0.01) * 1.1
-    axes.set_ylim(1 - reach if (gamma < 1).any() else 1 - reach / 4, 1 + reach if (gamma > 1).any() else 1 + reach / 4)
+    low, high = min(float(gamma.min()), 1.0), max(float(gamma.max()), 1.0)
+    room = max(high - low, 0.01) * 0.1
+    axes.set_ylim(low - room, high + room)
     axes.set_xlabel("tension T before", fontsize=9, color=INK)
     set_title(axes, "γ against T, each call")
 

@@ -36,7 +36,7 @@ BATCH = 10  # videos sampled together; a caption's noise depends on it
 
 
 def evaluate(playground: Playground, count: int, seeds: int, seed: int) -> dict[str, Any]:
-    """`count` held-out captions of a still and as many of a moving object x `seeds` noises, each noise at every one of TAUS and PER_HEAD."""
+    """`count` held-out captions of a still and as many of a moving object x `seeds` noises, each at every one of TAUS and PER_HEAD."""
     methods = [SpectralHomeostasis(tau) for tau in TAUS] + [PER_HEAD]
     clips = [clip for pair in zip(held_out("one", count, seed), held_out("motion", count, seed), strict=True) for clip in pair]
     records: dict[SpectralHomeostasis, list[SpectralRecord]] = {method: [] for method in methods}

@@ -60,7 +60,12 @@ def density(operators: Tensor) -> Tensor:
 
 
 def spectrum(rho: Tensor) -> Tensor:
-    """Eigenvalues of a density matrix "... f e" -> "... f", largest first, none below 0."""
+    """Eigenvalues of a density matrix "... f e" -> "... f", largest first, none below 0. Raises ValueError where it is not finite."""
+    if not rho.isfinite().all():
+        raise ValueError(
+            "Spectral Homeostasis: self-attention holds values that are not finite, so this video would be black without the node too: "
+            "look at the latent, the LoRAs and the precision (float16 overflows where bfloat16 does not)"
+        )
     where = "cpu" if rho.device.type == "mps" else rho.device  # most PyTorch versions in use have no eigenvalues on MPS
     return torch.linalg.eigvalsh(rho.to(where)).to(rho.device).flip(-1).clamp_min(0)
 

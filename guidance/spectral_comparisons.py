@@ -65,7 +65,7 @@ def differences_figure(pairs: PairedCalls, width: int = 780, height: int = 900) 
         ranks = np.arange(1, len(rising) + 1)
         bottom.plot(100 * ranks / len(rising), 100 * rising.cumsum() / ranks, color=BETTER_COLOUR, linewidth=1.8)
         bottom.axhline(50, color=INK, linewidth=0.8, linestyle=":")
-        bottom.set_ylim(0, 103)
+        bottom.set(ylim=(0, 103), yticks=(0, 50, 100))
         bottom.set_xlabel("% of calls, least change first", fontsize=8.5, color=INK)
     return drawn(figure)
 
@@ -163,4 +163,6 @@ def _bins_figure(
 
 def _headline(pairs: PairedCalls) -> str:
     videos, active = len(pairs.plains), pairs.of_guided("active")
-    return f"{videos} video{'' if videos == 1 else 's'}, {len(pairs)} matched calls, {100 * active.mean():.0f} % active"
+    calls = max(sum(map(len, records)) for records in (pairs.plains, pairs.guideds))
+    matched = f"{calls} matched calls" if len(pairs) == calls else f"{len(pairs)} of {calls} calls matched"
+    return f"{videos} video{'' if videos == 1 else 's'}, {matched}, {100 * active.mean():.0f} % active"

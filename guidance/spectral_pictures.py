@@ -6,7 +6,7 @@ from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .pictures import AFTER, BEFORE, INK, drawn, message
+from .pictures import AFTER, BEFORE, INK, drawn
 from .spectral_page import AMOUNT, BETTER_COLOUR, GAIN, SIGNED, WORSE_COLOUR, draw_map, note, page, set_title, thinned
 from .spectral_record import DEPTH_BUCKETS, SpectralRecord
 from .spectral_statistics import cell_means
@@ -17,8 +17,6 @@ DEPTH_BANDS = 4
 
 def spectral_figure(record: SpectralRecord, width: int = 780, height: int = 540) -> np.ndarray:
     """One video at a glance: maps of T and gamma, gamma against T, |T| before and after, eigenvalues, T of each head: "h w 3" uint8."""
-    if not len(record):
-        return message("Spectral Report: nothing was recorded", width, height)
     figure, panels = page(2, 3, width, height, _headline(record))
     draw_map(figure, panels[0, 0], _cells(record, record["tension_before"]), "tension T before", SIGNED, CenteredNorm(0))
     draw_map(figure, panels[0, 1], _cells(record, record["gamma"].mean(1)), "query factor γ", SIGNED, CenteredNorm(1))
@@ -31,8 +29,6 @@ def spectral_figure(record: SpectralRecord, width: int = 780, height: int = 540)
 
 def maps_figure(record: SpectralRecord, width: int = 780, height: int = 540) -> np.ndarray:
     """Figure D: layer x step maps of tau_eff, |gamma - 1|, reduction of |T|, |T| before, gamma and active share: "h w 3" uint8."""
-    if not len(record):
-        return message("Spectral Report: nothing was recorded", width, height)
     figure, panels = page(2, 3, width, height, _headline(record))
     for axes, values, title, colours, norm in (
         (panels[0, 0], record["tau_eff"], "strength τ by schedule", AMOUNT, None),
@@ -48,8 +44,6 @@ def maps_figure(record: SpectralRecord, width: int = 780, height: int = 540) -> 
 
 def operators_figure(record: SpectralRecord, width: int = 780, height: int = 300) -> np.ndarray:
     """The mean F x F operator in four bands of depth, and how far |T| fell by depth (figure A, right): "h w 3" uint8."""
-    if not len(record):
-        return message("Spectral Report: nothing was recorded", width, height)
     operators = record.operators
     floor, top = 0.1 / operators.shape[-1], float(np.nanmax(operators))  # a tenth of an even share
     words = f"mean attention from frame to frame, by depth   ·   log scale, dark {floor:.3f}, bright {top:.2f}"
@@ -83,8 +77,9 @@ def _gamma_against_tension(axes: Axes, record: SpectralRecord) -> None:
     axes.axhline(1, color=INK, linewidth=0.8)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.scatter(tension, gamma, 6, color=[OVER_MIXED if t > 0 else FRAGMENTED for t in tension], alpha=0.5, linewidths=0)
-    reach = max(float(np.abs(gamma - 1).max()), 0.01) * 1.1
-    axes.set_ylim(1 - reach if (gamma < 1).any() else 1 - reach / 4, 1 + reach if (gamma > 1).any() else 1 + reach / 4)
+    low, high = min(float(gamma.min()), 1.0), max(float(gamma.max()), 1.0)
+    room = max(high - low, 0.01) * 0.1
+    axes.set_ylim(low - room, high + room)
     axes.set_xlabel("tension T before", fontsize=9, color=INK)
     set_title(axes, "γ against T, each call")
 

@@ -95,7 +95,8 @@ def mean_ranks(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Calls of guided videos beside the calls of the plain ones with the same layer, step and row (figure G's key); arrays over calls "c".
+    """Calls of guided videos beside the calls of the plain ones with the same layer, noise level and row (figure G's key); arrays over
+    calls "c". By noise level and not by step: a run whose span begins later counts its steps from there.
 
     Read columns of either run by `plain(name)` and `guided(name)`: what the run's attention was, so `name_after` of its record.
     """
@@ -131,16 +132,20 @@ class PairedCalls:
 def paired_calls(plains: Sequence[SpectralRecord], guideds: Sequence[SpectralRecord]) -> PairedCalls:
     """Match the calls of each video's plain and guided run; calls that only one of them has are left out.
 
-    Raises ValueError where the two lists differ in length or a pair shares no call: those were not runs of one model and schedule.
+    Raises ValueError where the two lists differ in length, or a pair in layers, heads or frames, or shares no call: those were not runs of
+    one model, latent and schedule.
     """
     if len(plains) != len(guideds):
         raise ValueError(f"paired_calls: {len(plains)} plain and {len(guideds)} guided videos: each needs its partner")
     videos, plain_rows, guided_rows = [], [], []
     for video, (plain, guided) in enumerate(zip(plains, guideds)):
+        has, have = _shape(plain), _shape(guided)
+        if has != have:
+            raise ValueError(f"paired_calls: video {video}: plain has {has}, guided {have}; record both runs with one model and latent")
         place = {key: index for index, key in enumerate(_keys(plain))}
         matched = [(place[key], index) for index, key in enumerate(_keys(guided)) if key in place]
-        if not matched or plain.layers != guided.layers:
-            raise ValueError(f"paired_calls: video {video}: no call in common; record both runs with one model, schedule and sampler")
+        if not matched:
+            raise ValueError(f"paired_calls: video {video}: no call in common; record both runs with one schedule and sampler")
         videos += [video] * len(matched)
         plain_rows += [pair[0] for pair in matched]
         guided_rows += [pair[1] for pair in matched]
@@ -228,5 +233,10 @@ def _bin(dose: np.ndarray, improvement: np.ndarray) -> Bin:
     return Bin(float(dose.mean()), calls, float(improvement.mean()), error, d, half_width)
 
 
-def _keys(record: SpectralRecord) -> list[tuple[int, ...]]:
-    return list(zip(*(record[name].astype(int).tolist() for name in ("layer", "step", "row"))))
+def _shape(record: SpectralRecord) -> str:
+    return f"{record.layers} layers, {record['gamma'].shape[1]} heads, {record.frames} frames"
+
+
+def _keys(record: SpectralRecord) -> list[tuple[float, ...]]:
+    """Sigmas to the six decimals of a written record."""
+    return list(zip(record["layer"].tolist(), record["sigma"].round(6).tolist(), record["row"].tolist()))

@@ -77,13 +77,10 @@ class SpectralReport(io.ComfyNode):
                 "tau 0, or choose overview, maps or operators."
             )
         records = spectral_records(report)
-        pairs = matched(records, spectral_records(plain)) if plain else {}
-        if not records:
-            logger.warning("%s: `report` holds nothing of %s. %s", TITLE, NAME, "; ".join(reasons(report)) or NOT_ATTACHED)
-        runs = [record for of_model in records.values() for record in of_model] or [SpectralRecord()]
-        shown = runs if of_a_run else list(pairs.values())
+        pairs = matched(records, spectral_records(plain)) if plain and records else {}
+        shown = [record for of_model in records.values() for record in of_model] if of_a_run else list(pairs.values())
         names, size = (ALL[figure[0]].values(), SIZE_OF_ALL) if figure[0] in ALL else ([(OF_A_RUN | OF_PAIRS)[figure[0]]], {})
-        pictures = [draw(of, **size) for of in shown for draw in drawings(names)]
+        pictures = [draw(of, **size) for of in shown for draw in drawings(names)] or [nothing_recorded(report)]
         images = torch.from_numpy(np.stack(pictures)).float() / 255
         numbers = json.dumps(finite(as_dict(records, pairs, report)), allow_nan=False, ensure_ascii=False)
         calls = [
@@ -98,6 +95,16 @@ def drawings(names: Iterable[str]) -> list[Callable[..., np.ndarray]]:
     from ..guidance import spectral_comparisons, spectral_pictures  # matplotlib takes a second to import, too much for the host's start
 
     return [getattr(spectral_pictures if name in OF_A_RUN.values() else spectral_comparisons, name) for name in names]
+
+
+def nothing_recorded(reports: Sequence[GuidanceReport]) -> np.ndarray:
+    """A picture that says so, and why."""
+    from ..guidance.pictures import message
+
+    own = dict.fromkeys(reason for reason in reasons(reports) if reason.startswith(NAME))
+    words = f"{TITLE}: `report` holds nothing of {NAME}. {'; '.join(own) or NOT_ATTACHED}"
+    logger.warning(words)
+    return message(words, 780, 300)
 
 
 def spectral_records(reports: Sequence[GuidanceReport]) -> dict[str, list[SpectralRecord]]:
@@ -121,7 +128,7 @@ def spectral_records(reports: Sequence[GuidanceReport]) -> dict[str, list[Spectr
 def matched(guided: dict[str, list[SpectralRecord]], plain: dict[str, list[SpectralRecord]]) -> dict[str, PairedCalls]:
     """The pairs of each model. Raises ValueError where the two lists of runs do not fit each other."""
     have, has = ({model: len(records) for model, records in runs.items()} for runs in (guided, plain))
-    if have != has or not have:
+    if have != has:
         found = (", ".join(f"{count} of {model}" for model, count in counts.items()) or "none" for counts in (have, has))
         raise ValueError("{}: runs measured in `report`: {}; in `plain`: {}. They must match. {}".format(TITLE, *found, NOT_ATTACHED))
     return {model: paired_calls(plain[model], guided[model]) for model in guided}

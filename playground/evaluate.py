@@ -38,9 +38,10 @@ def held_out(kind: str, count: int, seed: int, **options: int) -> list[world.Cli
 
 
 def figure(values: list[float], groups: list[int] | None = None) -> dict[str, Any]:
+    """Mean, 95 % interval and count of the values that are known (not NaN, not None)."""
     mean, interval = metrics.interval(np.array(values), None if groups is None else np.array(groups))
     plain = [None if np.isnan(v) else round(float(v), 4) for v in (mean, *interval)]  # JSON has no NaN
-    return {"value": plain[0], "interval": plain[1:], "count": len(values)}
+    return {"value": plain[0], "interval": plain[1:], "count": int(np.isfinite(np.array(values, dtype=float)).sum())}
 
 
 def in_batches(

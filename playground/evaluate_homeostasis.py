@@ -29,36 +29,40 @@ from .sampling import Playground
 log = logging.getLogger("wan_conductor.playground")
 TAUS = (0.0, 0.1, 0.2, 0.4, 1.0)
 DEFAULT = 0.2  # whose figures stand at the top, the paper's
+PER_HEAD = SpectralHomeostasis(DEFAULT, per_head=True)  # the paper's proposed extension, appendix K
 DEPTHS = (30, 40)  # of Wan 1.3B and 14B
 WIDTH, TEXT_WIDTH = 256, 4096
 BATCH = 10  # videos sampled together; a caption's noise depends on it
 
 
 def evaluate(playground: Playground, count: int, seeds: int, seed: int) -> dict[str, Any]:
-    """`count` held-out captions of a still and as many of a moving object x `seeds` noises, each noise at every one of TAUS."""
+    """`count` held-out captions of a still and as many of a moving object x `seeds` noises, each at every one of TAUS and PER_HEAD."""
+    methods = [SpectralHomeostasis(tau) for tau in TAUS] + [PER_HEAD]
     clips = [clip for pair in zip(held_out("one", count, seed), held_out("motion", count, seed), strict=True) for clip in pair]
-    records: dict[float, list[SpectralRecord]] = {tau: [] for tau in TAUS}
-    rows: dict[float, list[dict[str, float]]] = {tau: [] for tau in TAUS}
+    records: dict[SpectralHomeostasis, list[SpectralRecord]] = {method: [] for method in methods}
+    rows: dict[SpectralHomeostasis, list[dict[str, float]]] = {method: [] for method in methods}
     groups: list[int] = []  # the caption of each video
     for start in range(0, len(clips), BATCH):
         part = clips[start : start + BATCH]
         positive = playground.encode([clip.caption for clip in part])
         for noise in range(seeds):
             plain = None
-            for tau in TAUS:
-                videos, report = playground.sample(positive, len(part), seed + seeds * start + noise, SpectralHomeostasis(tau))
+            for method in methods:
+                videos, report = playground.sample(positive, len(part), seed + seeds * start + noise, method)
                 plain = videos if plain is None else plain
-                records[tau] += records_of(report)
-                rows[tau] += [judge(*of_video) for of_video in zip(videos, part, plain, strict=True)]
+                records[method] += records_of(report)
+                rows[method] += [judge(*of_video) for of_video in zip(videos, part, plain, strict=True)]
             groups += range(start, start + len(part))
         log.info("%d of %d captions", start + len(part), len(clips))
-    by_tau = {f"{tau:g}": of_tau(tau, records, rows, groups) for tau in TAUS}
+    figures = {method: figures_of(method, methods[0], records, rows, groups) for method in methods}
+    by_tau = {f"{method.tau:g}": of for method, of in figures.items() if method != PER_HEAD}
     named = {key: by_tau[f"{DEFAULT:g}"][key] for key in ("tension_active", "videos_improved", "videos_improved_across_runs")}
     return {
         **named,
         "tau": DEFAULT,
         "by_tau": by_tau,
-        "layers": records[DEFAULT][0].layers,
+        "per_head": figures[PER_HEAD],
+        "layers": records[PER_HEAD][0].layers,
         "captions": len(clips),
         "seeds": seeds,
         "steps": playground.steps,
@@ -66,18 +70,19 @@ def evaluate(playground: Playground, count: int, seeds: int, seed: int) -> dict[
     }
 
 
-def of_tau(
-    tau: float, records: dict[float, list[SpectralRecord]], rows: dict[float, list[dict[str, float]]], groups: list[int]
+def figures_of(
+    method: SpectralHomeostasis, plain: SpectralHomeostasis, records: dict[SpectralHomeostasis, list[SpectralRecord]],
+    rows: dict[SpectralHomeostasis, list[dict[str, float]]], groups: list[int],
 ) -> dict[str, Any]:
-    """Figures of one strength; `minus_plain` pairs each video with tau 0 of the same noise."""
-    of_world = {name: figure([row[name] for row in rows[tau]], groups) for name in rows[tau][0]}
-    result = {"world": of_world, **tension(records[tau])}
-    if tau:
+    """`minus_plain` pairs each video with that of `plain` and the same noise."""
+    of_world = {name: figure([row[name] for row in rows[method]], groups) for name in rows[method][0]}
+    result = {"world": of_world, **tension(records[method])}
+    if method != plain:
         result |= {
-            "reduction_active": figure([of_video["reduction_active"] for of_video in summaries(records[tau])], groups),
-            **improved(records[0.0], records[tau]),
+            "reduction_active": figure([of_video["reduction_active"] for of_video in summaries(records[method])], groups),
+            **improved(records[plain], records[method]),
             "minus_plain": {
-                name: figure([row[name] - plain[name] for row, plain in zip(rows[tau], rows[0.0], strict=True)], groups)
+                name: figure([row[name] - of_plain[name] for row, of_plain in zip(rows[method], rows[plain], strict=True)], groups)
                 for name in of_world
             },
         }
@@ -96,16 +101,19 @@ def improved(plains: list[SpectralRecord], guideds: list[SpectralRecord]) -> dic
 
 
 def tension(records: list[SpectralRecord]) -> dict[str, Any]:
-    """|T| of all active calls of all videos (A.1, A.3); `wrong_sign`: calls whose gamma went the wrong way, must be 0."""
+    """|T| of all active calls of all videos (A.1, A.3) and its spread over heads (figure K); `wrong_sign`: calls whose gamma went the wrong
+    way, must be 0."""
     column = lambda name: np.concatenate([record[name] for record in records])  # noqa: E731
     signed, active = column("tension_before"), column("active")
     before, after = np.abs(signed)[active], column("abs_tension_after")[active]
+    mean = lambda values: float(values.mean()) if len(values) else None  # noqa: E731
     return {
         "calls": len(active),
         "active_share": float(active.mean()),
         "fragmented_share": float((signed < 0).mean()),
-        "fragmented_share_active": float((signed[active] < 0).mean()) if active.any() else None,
-        "tension_active": {side: float(of.mean()) if len(of) else None for side, of in (("before", before), ("after", after))},
+        "fragmented_share_active": mean(signed[active] < 0),
+        "tension_active": {"before": mean(before), "after": mean(after)},
+        "head_spread_active": {side: mean(column(f"head_spread_{side}")[active]) for side in ("before", "after")},
         "calls_with_more_tension": int((after > before).sum()),
         "wrong_sign": sum(of_video["wrong_sign"] for of_video in summaries(records)),
     }

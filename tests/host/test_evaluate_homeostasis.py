@@ -56,11 +56,14 @@ def test_the_command_prints_the_keys_of_the_issue_and_pairs_each_video_with_its_
     monkeypatch.setattr(evaluate_homeostasis, "TAUS", (0.0, 0.2))
     evaluate.main(["homeostasis", "--json", "--captions", "1", "--steps", "2", "--depths"])
     result = json.loads(capsys.readouterr().out)
-    assert {"tension_active", "videos_improved", "videos_improved_across_runs", "by_tau", "random_weights"} <= set(result)
+    assert {"tension_active", "videos_improved", "videos_improved_across_runs", "by_tau", "per_head", "random_weights"} <= set(result)
     assert set(result["tension_active"]) == {"before", "after"} and set(result["by_tau"]) == {"0", "0.2"}
     plain, guided = (result["by_tau"][tau] for tau in ("0", "0.2"))
     assert plain["calls"] == guided["calls"] == 2 * 2 * 2 * result["layers"]  # videos, steps, CFG rows
     assert plain["world"]["change"]["value"] == 0 < guided["world"]["change"]["value"]
     assert guided["wrong_sign"] == guided["calls_with_more_tension"] == 0 < guided["active_share"]
     assert guided["reduction_active"]["value"] > 0 and guided["minus_plain"]["present"]["count"] == 2
+    assert guided["world"]["motion"]["count"] == 1  # of the moving caption; the still one has none
+    per_head = result["per_head"]
+    assert per_head["head_spread_active"]["after"] < per_head["head_spread_active"]["before"] and per_head["wrong_sign"] == 0
     assert result["tension_active"]["after"] < result["tension_active"]["before"] and result["videos_improved"] == 1

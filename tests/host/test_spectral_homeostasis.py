@@ -16,6 +16,7 @@ import torch
 from comfy_extras import nodes_custom_sampler as custom
 from comfy_extras.nodes_easycache import EasyCacheNode
 from guided_prompts import prompt, temporal_mask
+from wan_conductor.guidance import pictures
 from wan_conductor.guidance.budget import GuidanceBudget
 from wan_conductor.guidance.events import EventSchedule
 from wan_conductor.guidance.homeostasis import SpectralHomeostasis, layer_weight
@@ -472,9 +473,19 @@ def test_a_figure_of_two_runs_without_the_plain_one_is_refused_with_a_remedy(rep
         SpectralReport.execute([reports[0]], ["dose"], [GuidanceReport(fps=16.0, latent_frames=5)])
 
 
-def test_a_run_without_the_node_draws_a_message_and_logs_why(caplog):
-    images = SpectralReport.execute([GuidanceReport(fps=16.0, latent_frames=5)], ["overview"]).args[0]
-    assert len(images) == 1 and "Guided KSampler" in caplog.text
+@pytest.fixture
+def messages(monkeypatch):
+    """The words of the pictures that hold nothing else."""
+    words, draw = [], pictures.message
+    monkeypatch.setattr(pictures, "message", lambda text, *size: words.append(text) or draw(text, *size))
+    return words
+
+
+@pytest.mark.parametrize("figure", ["overview", "all of the run", "shift", "all of the pair"])
+def test_a_run_without_the_node_draws_a_message_that_says_what_to_do(figure, messages, caplog):
+    empty = GuidanceReport(fps=16.0, latent_frames=5)
+    images = SpectralReport.execute([empty], [figure], [empty]).args[0]
+    assert len(images) == 1 and "Sample with Guided KSampler" in messages[0] and messages[0] in caplog.text
 
 
 def test_videos_of_a_batch_are_told_apart_in_the_report(model):
@@ -486,10 +497,10 @@ def test_videos_of_a_batch_are_told_apart_in_the_report(model):
     assert {test["n"] for test in numbers["paired"]["model"].values()} == {2}
 
 
-def test_a_single_frame_under_guided_ksampler_draws_a_message(model):
+def test_a_single_frame_under_guided_ksampler_draws_why_nothing_was_recorded(model, messages):
     report = run(attach(model, STRONG), latent={"samples": torch.zeros(1, 16, 1, 4, 4)})[1]
-    images, numbers = SpectralReport.execute([report], ["overview"]).args
-    assert len(images) == 1 and "one frame" in json.loads(numbers)["skipped"][0]
+    images, numbers = SpectralReport.execute([report], ["shift"], [report]).args
+    assert len(images) == 1 and "one frame" in messages[0] and "one frame" in json.loads(numbers)["skipped"][0]
 
 
 def test_a_prefix_saves_pictures_numbers_and_calls(reports, tmp_path, monkeypatch):

@@ -357,6 +357,15 @@ def test_values_out_of_range_are_named(values, words):
         SpectralHomeostasis(**values)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("operator", ["slices", "blocks"])
+def test_attention_that_is_not_finite_is_named_as_such(operator, value):
+    q, k = random_call()
+    q[1, 7, 2] = value
+    with pytest.raises(ValueError, match="Spectral Homeostasis: .*not finite.*precision"):
+        SpectralHomeostasis(operator=operator, queries=0).regulate(q, k, HEADS, FRAMES, 0.2)
+
+
 def test_every_run_has_a_record_of_its_own():
     method = SpectralHomeostasis()
     assert isinstance(method.new_record(), BatchRecord) and method.new_record() is not method.new_record()

@@ -79,8 +79,7 @@ def test_better_and_worse_have_their_colours():
 
 
 @pytest.mark.parametrize("name", OF_A_VIDEO)
-def test_an_empty_record_and_a_run_without_correction_are_drawn(name):
-    assert draw(name, SpectralRecord()).std() > 0
+def test_a_run_without_correction_is_drawn(name):
     assert draw(name, record(0.5, 0.5, 1.0)).std() > 0
     assert draw(name, record(layers=1)).std() > 0
 
@@ -89,6 +88,14 @@ def test_an_empty_record_and_a_run_without_correction_are_drawn(name):
 def test_pairs_without_an_active_call_are_drawn(name):
     still = record(0.5, 0.5, 1.0)
     assert draw(name, paired_calls([still], [still])).std() > 0
+
+
+def test_the_headline_tells_how_many_calls_found_their_partner(monkeypatch):
+    monkeypatch.setattr(spectral_comparisons, "drawn", lambda figure: figure.texts[0].get_text())
+    whole, part = record(), SpectralRecord()
+    part.add(0, LAYERS, 1.0, 0.2, band(0.5), band(0.6), torch.full((1, HEADS), 0.9))
+    assert draw("shift_figure", paired_calls([whole], [whole])).startswith("1 video, 18 matched calls,")
+    assert draw("shift_figure", paired_calls([whole], [part])).startswith("1 video, 1 of 18 calls matched,")
 
 
 @pytest.mark.parametrize("plain, guided, words", [

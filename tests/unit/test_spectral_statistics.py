@@ -33,15 +33,15 @@ def signs(better, n):
     return np.array([1.0] * better + [-1.0] * (n - better))
 
 
-def video(seed, tau=0.0, skip=(), layers=LAYERS):
+def video(seed, tau=0.0, skip=(), layers=LAYERS, heads=HEADS, frames=FRAMES, sigmas=(1.0, 0.9)):
     """Two steps of random attention; the same seed gives the same attention, so a plain and a guided run pair up."""
     generator, method, record = torch.Generator().manual_seed(seed), SpectralHomeostasis(tau=tau), SpectralRecord()
-    for step in range(2):
+    for step, sigma in enumerate(sigmas):
         for layer in range(layers):
-            q, k = (torch.randn(1, FRAMES * POSITIONS, HEADS * WIDTH, generator=generator) * (1 + seed / 4) for _ in range(2))
+            q, k = (torch.randn(1, frames * POSITIONS, heads * WIDTH, generator=generator) * (1 + seed / 4) for _ in range(2))
             if (layer, step) not in skip:
-                tau_eff = method.tau_eff(layer, layers, step / 10)
-                method.regulate(q, k, HEADS, FRAMES, tau_eff, observe=partial(record.add, layer, layers, 1 - step / 10, tau_eff))
+                tau_eff = method.tau_eff(layer, layers, 1 - sigma)
+                method.regulate(q, k, heads, frames, tau_eff, observe=partial(record.add, layer, layers, sigma, tau_eff))
     return record
 
 
@@ -150,16 +150,24 @@ def test_spearman_counts_orders_and_knows_constants():
     assert spearman(many, many).p < 1e-8 < spearman(many, np.random.default_rng(3).permutation(40)).p
 
 
-def test_calls_are_matched_by_layer_step_and_row():
+def test_calls_are_matched_by_layer_noise_level_and_row():
     plain, guided = video(1, skip={(2, 0)}), video(1, tau=1.0, skip={(4, 1)})
     pairs = paired_calls([plain], [guided])
     assert len(pairs) == 2 * LAYERS - 2
-    for column in ("layer", "step", "row"):
+    for column in ("layer", "sigma", "row"):
         np.testing.assert_array_equal(plain[column][pairs.plain_rows], guided[column][pairs.guided_rows])
     # the same attention: what the plain run shows is what the guided run saw before its correction
     np.testing.assert_allclose(pairs.plain("gini"), pairs.of_guided("gini_before"), atol=1e-6)
     np.testing.assert_allclose(pairs.improvement("abs_tension"), pairs.of_guided("reduction"), atol=1e-6)
     assert (pairs.improvement("abs_tension")[pairs.of_guided("active")] > 0).all()
+
+
+def test_a_guided_run_whose_span_begins_later_is_matched_with_the_same_noise_levels():
+    """It counts its steps from there: its step 0 is the plain run's step 1."""
+    plain, guided = video(1), video(1, tau=1.0, skip={(layer, 0) for layer in range(LAYERS)})
+    pairs = paired_calls([plain], [SpectralRecord.from_dict(guided.to_dict())])
+    assert set(plain["step"][pairs.plain_rows]) == {1} and set(pairs.of_guided("step")) == {0} and len(pairs) == LAYERS
+    np.testing.assert_allclose(pairs.plain("tension"), pairs.of_guided("tension_before"), atol=1e-5)
 
 
 def test_improvement_is_signed_so_that_above_zero_is_better():
@@ -203,10 +211,11 @@ def test_effects_of_videos_are_ranked_by_their_baseline():
 def test_runs_that_do_not_pair_are_refused():
     with pytest.raises(ValueError, match="2 plain and 1 guided"):
         paired_calls([video(0), video(1)], [video(0)])
+    for other in (video(0, layers=3), video(0, heads=2), video(0, frames=4), SpectralRecord()):
+        with pytest.raises(ValueError, match=f"video 0: plain has {other.layers} layers.*, guided 6 layers, 3 heads, 5 frames"):
+            paired_calls([other], [video(0)])
     with pytest.raises(ValueError, match="video 0: no call in common"):
-        paired_calls([video(0, layers=3)], [video(0)])
-    with pytest.raises(ValueError, match="video 0: no call in common"):
-        paired_calls([SpectralRecord()], [video(0)])
+        paired_calls([video(0, sigmas=(0.95, 0.85))], [video(0)])
 
 
 def test_dose_bins_hold_equal_shares_in_rising_dose():

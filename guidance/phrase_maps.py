@@ -42,6 +42,16 @@ def small(maps: Tensor) -> Tensor:
     return maps.to("cpu", torch.float16)
 
 
+def depth_agreement(by_block: Tensor) -> Tensor:
+    """How alike the first k blocks and all of them look: maps "l b g n" of every block -> "l b g", k = 1..l.
+
+    Pearson correlation, over the video tokens, of the mean map of the first k blocks with the mean map of all; 1 for all, 0 for a flat map.
+    """
+    means = by_block.detach().cumsum(0)
+    unit = functional.normalize(means - means.mean(-1, keepdim=True), dim=-1)
+    return (unit * unit[-1:]).sum(-1)
+
+
 class Evaluations:
     """The maps of one guided step, evaluation by evaluation, until it is known which of them each sample kept.
 

@@ -43,7 +43,7 @@ def timing_figure(report: GuidanceReport, sample: int = 0, width: int = 700, hei
         steps = [steps[0], steps[len(steps) // 2], steps[-1]]
     if not steps:
         return message(report.summary(), width, height)
-    top, bottom, left = 94, 74, 136
+    top, bottom, left = 111, 74, 136
     height = max(height, top + bottom + 104 * len(rows))
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     grid = figure.subplots(len(rows), len(steps), sharex=True, sharey=True, squeeze=False)
@@ -57,9 +57,10 @@ def timing_figure(report: GuidanceReport, sample: int = 0, width: int = 700, hei
     for column, step in enumerate(steps):
         grid[-1, column].set_xlabel("seconds", fontsize=9.5, color=INK)
         place = grid[0, column].get_position()
-        figure.text(place.x0, 1 - 46 / height, f"step {step.step + 1}", fontsize=10, color=INK, weight="bold")
-        figure.text(place.x0, 1 - 63 / height, _how_it_ended(step, sample), fontsize=9, color=INK)
+        figure.text(place.x0, 1 - 63 / height, f"step {step.step + 1}", fontsize=10, color=INK, weight="bold")
+        figure.text(place.x0, 1 - 80 / height, _how_it_ended(step, sample), fontsize=9, color=INK)
     figure.text(12 / width, 1 - 20 / height, _headline(report, sample), fontsize=10, color=INK)
+    figure.text(12 / width, 1 - 37 / height, _depth(report), fontsize=9, color=INK)
     figure.legend(
         handles=[
             Patch(color=MASK, alpha=0.45, label="mask"),
@@ -181,6 +182,16 @@ def _headline(report: GuidanceReport, sample: int) -> str:
     if report.skipped:
         parts.append(f"{len(report.skipped)} skipped")
     return "   \N{MIDDLE DOT}   ".join(parts)
+
+
+def _depth(report: GuidanceReport) -> str:
+    if report.enough_blocks is None:
+        return ""
+    enough, used = report.enough_blocks
+    if enough == used:
+        return f"all {used} blocks in use are needed" if used > 1 else ""
+    share = report.steps[0].depth * enough / used
+    return f"the first {enough} of the {used} blocks in use look at the same places: depth {share:.2f} would do"
 
 
 def _bar(figure: Figure, weight: float, x: float, y: float, w: float, h: float, width: int, height: int) -> None:

@@ -11,6 +11,7 @@ from .phrase_maps import PhraseMaps
 Number = float | None  # None stands for a number that was not finite
 # Cost of a frozen-weight pass through one block in forward-equivalents (research 4): forward 1, backward 2, recompute 1.
 FORWARD_COST, BACKWARD_COST = 1.0, 2.0
+SAME_MAPS = 0.95  # agreement from which on fewer blocks are said to hear the same
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class GuidedStep:
     depth: float  # share of the blocks that each pass ran
     recomputes: bool
     loop: LoopHistory
+    depth_agreement: list[Number] | None = None  # of the first k blocks with all in use, k from 1: `phrase_maps.depth_agreement`, mean
 
     @property
     def forward_equivalents(self) -> float:
@@ -120,6 +122,18 @@ class GuidanceReport:
     def guidance_forwards(self) -> float:
         """Cost of guidance in forward-equivalents."""
         return sum(step.forward_equivalents for step in self.steps)
+
+    @property
+    def enough_blocks(self) -> tuple[int, int] | None:
+        """The fewest first blocks whose maps agree by SAME_MAPS with those of all in use, in every guided step; and how many are in use.
+
+        Says whether a lower depth would hear the same; a higher one has to be tried. None: not measured, or another number in each step.
+        """
+        measured = [step.depth_agreement for step in self.steps if step.depth_agreement]
+        if not measured or len({len(of_step) for of_step in measured}) > 1:
+            return None
+        least = [min(value or 0.0 for value in of_depth) for of_depth in zip(*measured, strict=True)]
+        return next((count for count, value in enumerate(least, 1) if value >= SAME_MAPS), len(least)), len(least)
 
     @property
     def cost_factor(self) -> float | None:

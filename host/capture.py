@@ -17,6 +17,7 @@ from ..guidance.attention_maps import find_pad_rows, phrase_attention
 from ..guidance.budget import GuidanceBudget
 from ..guidance.objective import PhraseAt, PhraseRef
 from ..guidance.patch import AttentionCall, AttentionSite, Handler, Proceed, VideoGrid
+from ..guidance.phrase_maps import depth_agreement
 from .attention import SiteTags, site_tags, with_override
 from .blocks import BlockOutputs, EnoughBlocks, measured_blocks
 from .geometry import video_grid
@@ -74,6 +75,7 @@ class AttentionCapture:
         self._places = Places((), ())
         self._grid = VideoGrid(0, 0, 0)
         self.passes = 0  # model calls so far: one for each positive entry, and for each context window of it
+        self.agreements: list[Tensor] = []  # `depth_agreement` "l" of each pass, mean over samples and phrases
         self.held: Tensor | None = None  # bool "f": the frames that the last entry has a prompt for; None: all
 
     def __call__(
@@ -115,6 +117,8 @@ class AttentionCapture:
         self._outputs.of_pass.clear()
         if not maps:
             raise RuntimeError(f"a gradient pass saw no text attention at sigma {float(sigma[0]):.4f}: is this positive entry active?")
+        if not self._places.at:
+            self.agreements.append(depth_agreement(torch.stack(maps)).mean((1, 2)))
         found = scale.entering(self._places.in_order(maps, self._blocks))
         return rearrange(found, "b g (f h w) -> b g f h w", f=grid.frames, h=grid.height, w=grid.width)
 

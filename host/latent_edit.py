@@ -14,13 +14,15 @@ from ..guidance.objective import Objective, PhraseAt, StepwiseObjective, shared_
 from ..guidance.optimise import OptimisedLatent, optimise_latent
 from ..guidance.phrase_maps import Evaluations
 from ..guidance.phrases import PhraseNotFound
-from ..guidance.report import GuidedStep, IterationRecord, SkippedStep
+from ..guidance.report import GuidedStep, IterationRecord, SkippedStep, finite
 from .capture import attention_capture, blocks_in_use
 from .gradient import next_memory_mode, within_memory
 from .guided_steps import StepStart
 from .positive import entries_at, positive_entries
 from .run import GuidanceRun
 from .tokens import rows_of_entries, rows_of_guidance
+
+Edit = tuple[OptimisedLatent, list[float] | None]  # and the agreement of its maps by depth
 
 logger = logging.getLogger("wan_conductor")
 
@@ -47,11 +49,11 @@ class LatentEdit:
         objectives = tuple(self.at_step(objective, float(start.sigmas[start.index])) for objective in self.plan(start.sigmas)[start.index])
         self.show_progress(start.index, 0)
         try:
-            result = self.within_memory(lambda mode: self.optimise(start, objectives, mode))
+            result, agreement = self.within_memory(lambda mode: self.optimise(start, objectives, mode))
         except PhraseNotFound as error:  # its entry is out of its timestep range
             self.skip(start.index, str(error))
             return start.x
-        self.record(start, objectives, result)
+        self.record(start, objectives, result, agreement)
         self.run.link.report.guidance_seconds = (self.run.link.report.guidance_seconds or 0.0) + time.perf_counter() - began
         return result.z
 
@@ -61,7 +63,7 @@ class LatentEdit:
         place = next(place for place, one in enumerate(self.run.objectives) if one is objective)
         return objective.at_step(sigma, self.memories.setdefault(place, {}))
 
-    def optimise(self, start: StepStart, objectives: Sequence[Objective], mode: MemoryMode) -> OptimisedLatent:
+    def optimise(self, start: StepStart, objectives: Sequence[Objective], mode: MemoryMode) -> Edit:
         budget = dataclasses.replace(self.run.budget, memory_mode=mode)
         phrases, _ = shared_phrases(objectives)
         sigma = start.sigmas[start.index] * start.x.new_ones([start.x.shape[0]])
@@ -95,7 +97,8 @@ class LatentEdit:
                 lambda record: self.after_iteration(start.index, record),
             )
         evaluations.keep(self.run.link.first_step + start.index, result.history.kept)
-        return in_passes(result, attention_of.passes)
+        agreement = torch.stack(attention_of.agreements).mean(0).tolist() if attention_of.agreements else None
+        return in_passes(result, attention_of.passes), agreement
 
     def after_iteration(self, index: int, record: IterationRecord) -> None:
         self.show_progress(index, record.iteration + 1)
@@ -105,7 +108,7 @@ class LatentEdit:
         """The step's own denoising counts as one more iteration."""
         self.run.link.progress(index + min(iterations / (self.run.budget.iterations + 1), 0.99))
 
-    def within_memory(self, attempt: Callable[[MemoryMode], OptimisedLatent]) -> OptimisedLatent:
+    def within_memory(self, attempt: Callable[[MemoryMode], Edit]) -> Edit:
         """Out of memory: try once more in the next memory mode, and keep that mode for the rest of the run."""
         result, _ = within_memory(lambda: attempt(self.memory_mode))
         mode = next_memory_mode(self.memory_mode)
@@ -124,7 +127,9 @@ class LatentEdit:
         logger.warning("Wan Conductor: step %d is not guided: %s", step, reason)
         self.run.link.report.skipped.append(SkippedStep(step, reason))
 
-    def record(self, start: StepStart, objectives: Sequence[Objective], result: OptimisedLatent) -> None:
+    def record(
+        self, start: StepStart, objectives: Sequence[Objective], result: OptimisedLatent, agreement: list[float] | None
+    ) -> None:
         budget = dataclasses.replace(self.run.budget, memory_mode=self.memory_mode)
         diffusion_model = self.guider.inner_model.diffusion_model
         self.run.link.report.steps.append(
@@ -136,6 +141,7 @@ class LatentEdit:
                 depth=len(blocks_in_use(diffusion_model, budget.depth)) / len(diffusion_model.blocks),
                 recomputes=budget.recomputes,
                 loop=result.history,
+                depth_agreement=finite(agreement),
             )
         )
         for sample, reason in enumerate(result.history.stop):

@@ -63,6 +63,14 @@ def test_attention_follows_the_mask_more_and_more_over_the_guided_steps(model):
     assert out.isfinite().all() and not torch.equal(out, sample(model))
 
 
+def test_each_guided_step_tells_how_much_of_its_blocks_maps_the_first_ones_hold(model):
+    with_report, report = reported(guided(model))
+    sample(with_report)
+    for step in report.steps:
+        first, both = step.depth_agreement
+        assert both == pytest.approx(1) and -1 < first < 0.999
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "uni_pc", "heun", "dpmpp_sde"])
 def test_guidance_reaches_the_video_of(sampler, model):
     unedited = GuidanceBudget(end_percent=0.4, iterations=3, step_size=0.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from wan_conductor.guidance.latent_time import frames_of_latent, pixel_frames
 from wan_conductor.guidance.objective import PhraseAt, PhraseRef, RestOfPrompt
-from wan_conductor.guidance.phrase_maps import MOST_TOKENS, Evaluations, PhraseMaps, StepMaps, small
+from wan_conductor.guidance.phrase_maps import MOST_TOKENS, Evaluations, PhraseMaps, StepMaps, depth_agreement, small
 from wan_conductor.guidance.preview_pictures import LEFT, RIGHT, preview_figure, preview_numbers, shown_frame
 from wan_conductor.guidance.report import GuidanceReport, GuidedStep, IterationRecord, LoopHistory, ObjectiveRecord
 
@@ -55,6 +55,16 @@ def test_before_is_the_first_evaluation_and_after_the_one_that_each_video_kept()
     assert kept.step == 4 and kept is of_run[DOG].last
     assert torch.equal(kept.before.float(), maps(0)[:, 1])
     assert torch.equal(kept.after.float(), torch.stack([maps(1)[0, 1], maps(2)[1, 1]]))
+
+
+def test_the_agreement_by_depth_is_the_correlation_of_mean_maps():
+    by_block = torch.rand(4, 2, 3, 50, generator=torch.Generator().manual_seed(0))
+    found = depth_agreement(by_block)
+    assert found.shape == (4, 2, 3)
+    for depth in range(4):
+        first, every = by_block[: depth + 1].mean(0)[1, 2], by_block.mean(0)[1, 2]
+        assert found[depth, 1, 2].item() == pytest.approx(np.corrcoef(first.numpy(), every.numpy())[0, 1], abs=1e-5)
+    assert depth_agreement(torch.ones(2, 1, 1, 50)).abs().max() == 0  # a flat map tells nothing
 
 
 def test_of_several_steps_the_first_and_the_last_that_measured_a_phrase_stay():

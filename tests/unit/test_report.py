@@ -1,6 +1,7 @@
 """The report keeps what happened, as strict JSON that reads back, and its pictures show it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_json_reads_back_as_the_same_report():
     again = GuidanceReport.from_json(original.to_json())
     assert again == original
     assert again.to_json() == original.to_json()
+
+
+def test_enough_blocks_are_those_that_agree_in_every_guided_step():
+    def enough(*of_steps):
+        return report(*(replace(guided_step(), depth_agreement=of_step) for of_step in of_steps)).enough_blocks
+
+    assert enough([0.5, 0.97, 0.99, 1.0]) == (2, 4)
+    assert enough([0.5, 0.97, 0.99, 1.0], [0.96, 0.8, 0.96, 1.0]) == (3, 4)
+    assert enough([0.2, 0.3, None]) == (3, 3)  # a number that was not finite agrees with nothing
+    assert enough(None) is None and enough() is None
+    assert enough([0.5, 1.0], [0.5, 0.7, 1.0]) is None  # experts of different depth
 
 
 def test_numbers_that_are_not_finite_become_null_in_strict_json():

@@ -24,12 +24,11 @@ from ..host.map_features import Example, planned, trained
 from ..host.training_videos import LIST, examples_of
 from ..host.vision import FrozenVision
 from . import codec, network, sockets, world
-from .evaluate_composition import judge
+from .evaluate_composition import CASES, WORDS, judge
 
 log = logging.getLogger("wan_conductor.playground")
 WHERE = Path(__file__).parent / "classifiers" / "playground.safetensors"
 TAUGHT = (*world.RELATIONS, "toward", "away", *world.STEP, "grows", "shrinks")
-WORDS = {"grows": "gets bigger", "shrinks": "gets smaller"}
 OPPOSITE = {"moves left": "moves right", "moves right": "moves left", "moves up": "moves down", "moves down": "moves up"}
 
 
@@ -42,7 +41,7 @@ def clip_showing(label: Label, rng: random.Random) -> tuple[world.Clip, Tensor, 
         if told is None or world.is_held_out(told_rightly(clip, label, told)):
             continue
         video = world.draw([clip])[0]
-        verdict = judge(video, label.name, [subject.color for subject in clip.subjects[: label.entities]])
+        verdict = judge(video, CASES[label.name], [subject.color for subject in clip.subjects[: label.entities]])
         if verdict["accuracy"] == 1.0:
             return clip, video, told
 

@@ -162,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=150, help="drawn videos of each label")
     parser.add_argument("--size", choices=list(SIZES), default=defaults.size)
     parser.add_argument("--out", type=Path, default=WHERE, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="also if it is there already")
     parser.add_argument("--picture", type=Path, help="also write how well it answers as a .png")
     parser.add_argument("--folder", type=Path, default=Path("output/composition"), help="features and checkpoint, to go on from")
     parser.add_argument("--steps", type=int, default=defaults.steps)
@@ -180,6 +181,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("model", "text-encoder", "vae"):
         parser.add_argument(f"--{name}", type=Path, help="a file of real Wan; default: the playground's")
     options = parser.parse_args(arguments)
+    if options.out.exists() and not options.overwrite:
+        sys.exit(f"dev.py composition train: --out {options.out} is there already: name another file, or add --overwrite")
     classifier = train(options)
     save_classifier(classifier, options.out)
     if options.picture:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 CONTRAST = 3.0  # power that lifts an object out of the even attention around it; on drawn videos it finds centres best (r .98, plain .96)
 GATE_FLOOR = 0.1  # share of its say that a frame keeps however little of an entity it shows
-REACH = 0.6  # margin from which on a part of a thing stands clearly enough: without an end the edges of the frame would draw things apart
+REACH = 0.6  # margin from which on a part of a thing stands clearly enough; without an end, the edges of the frame would draw it on
 OVERLAP = 0.5  # correlation of two maps from which on they count as bound
 TINY = 1e-8
 

@@ -48,7 +48,7 @@ def file_for(name: str, node: str) -> Path:
     path = Path(os.path.join(folder_paths.models_dir, FOLDER, f"{stem}.safetensors"))
     if path.exists():
         raise ValueError(
-            f"{node}: input `name` = {name!r}: models/{FOLDER}/{path.name} is there already: write another name, or move that file away (to use "
-            "it, take Load Composition Classifier)"
+            f"{node}: input `name` = {name!r}: models/{FOLDER}/{path.name} is there already: write another name, or move that file "
+            "away (to use it, take Load Composition Classifier)"
         )
     return path

@@ -205,7 +205,9 @@ def constraint_text(name: str, case: Case, clip: world.Clip) -> str:
     return " | ".join([f"{case.span}  {first}", name, *others])
 
 
-def variants_of(name: str, case: Case, clip: world.Clip, knobs: dict[str, Any], classifier: Classifier | None) -> dict[str, Composition | None]:
+def variants_of(
+    name: str, case: Case, clip: world.Clip, knobs: dict[str, Any], classifier: Classifier | None
+) -> dict[str, Composition | None]:
     """What is sampled for one caption: nothing, analytic guidance, and the classifier's where it knows the relation."""
     guidance = Composition(parse_timeline(constraint_text(name, case, clip)), **knobs)
     known = classifier is not None and classifier.place(name) is not None
@@ -249,12 +251,13 @@ def evaluate_composition(
             result[variant]["minus_plain"] = figures_of(both, owner[variant], kinds[variant])
     if classifier is not None:
         result["leakage_gap"] = classifier.card["accuracy"]["leakage_gap"]
-    return result | {"captions": len(asked), "seeds": seeds, "steps": playground.steps, "cfg": playground.cfg, "untold": untold, "knobs": knobs}
+    sampling = {"seeds": seeds, "steps": playground.steps, "cfg": playground.cfg}
+    return result | {"captions": len(asked), **sampling, "untold": untold, "knobs": knobs}
 
 
 def figures_of(values: list[dict[str, float]], owner: list[int], kinds: list[str]) -> dict[str, Any]:
-    """All that is told of `values`, over all videos, accuracy and presence also by relation, with their 95 % intervals, captions drawn whole. `judged`: videos that show
-    enough to have an accuracy."""
+    """All that is told of `values`, over all videos, accuracy and presence also by relation, with their 95 % intervals, captions drawn
+    whole. `judged`: videos that show enough to have an accuracy."""
 
     def of(key: str, name: str | None = None) -> dict[str, Any]:
         chosen = [index for index, kind in enumerate(kinds) if name in (None, kind)]

@@ -23,7 +23,8 @@ TINY = 1e-8
 class Scene:
     """Where every entity g is in every latent frame, softly.
 
-    maps "b g f h w"; share "b g f h w": of each thing, how much is in each place, sum 1; named "b g f": 0 where it has no attention at all, for no prompt of that time names it (Multi Prompt Blend), else 1;
+    maps "b g f h w"; share "b g f h w": of each thing, how much is in each place, sum 1; named "b g f": 0 where it has no attention at
+    all, for no prompt of that time names it (Multi Prompt Blend), else 1;
     centre "b g f 2" (x, y); excess "b g f": attention above the even level, which a present thing has and an absent one
     lacks; radius "b g f": of the even disc that is spread as widely; camera "b f 2": how far the background has moved since frame 0.
     """

@@ -14,6 +14,7 @@ from torch import Tensor
 
 CONTRAST = 3.0  # power that lifts an object out of the even attention around it; on drawn videos it finds centres best (r .98, plain .96)
 GATE_FLOOR = 0.1  # share of its say that a frame keeps however little of an entity it shows
+REACH = 0.6  # margin from which on a part of a thing stands clearly enough; without an end, the edges of the frame would draw it on
 OVERLAP = 0.5  # correlation of two maps from which on they count as bound
 TINY = 1e-8
 
@@ -22,12 +23,14 @@ TINY = 1e-8
 class Scene:
     """Where every entity g is in every latent frame, softly.
 
-    maps "b g f h w"; named "b g f": 0 where it has no attention at all, for no prompt of that time names it (Multi Prompt Blend), else 1;
+    maps "b g f h w"; share "b g f h w": of each thing, how much is in each place, sum 1; named "b g f": 0 where it has no attention at
+    all, for no prompt of that time names it (Multi Prompt Blend), else 1;
     centre "b g f 2" (x, y); excess "b g f": attention above the even level, which a present thing has and an absent one
     lacks; radius "b g f": of the even disc that is spread as widely; camera "b f 2": how far the background has moved since frame 0.
     """
 
     maps: Tensor
+    share: Tensor
     centre: Tensor
     radius: Tensor
     excess: Tensor
@@ -62,7 +65,7 @@ def scene_of(maps: Tensor, camera: Tensor | None = None) -> Scene:
     if camera is None:
         camera = torch.zeros_like(centre[:, 0])
     named = (maps.detach().amax((-2, -1)) > 0).to(maps)
-    return Scene(maps, centre, radius, excess, camera, named)
+    return Scene(maps, p, centre, radius, excess, camera, named)
 
 
 def grid_places(maps: Tensor) -> Tensor:
@@ -167,8 +170,19 @@ def mean_over(path: Tensor, when: Tensor) -> Tensor:
 
 
 def lies(direction: tuple[float, float]) -> Measure:
-    """The first lies from the second in this direction, more than across it."""
-    return lambda scene, who, when: mainly(scene.between(who[1], who[0]), direction)[:, None]
+    """The first lies from the second in this direction, more than across it: mean over every part of the one, seen from the other's centre,
+    and of the other, each counted up to `REACH`. Of centres alone a second copy on the wrong side could be outweighed by going further."""
+
+    def measure(scene: Scene, who: tuple[int, ...], when: Tensor) -> Tensor:
+        places = grid_places(scene.maps)
+
+        def parts(one: int, other: int, sign: int) -> Tensor:
+            ways = sign * (places - rearrange(scene.centre[:, other], "b f c -> b f 1 1 c"))
+            return (scene.share[:, one] * mainly(ways, direction).clamp(max=REACH)).sum((-2, -1))
+
+        return (parts(who[0], who[1], 1) + parts(who[1], who[0], -1))[:, None] / 2
+
+    return measure
 
 
 def beneath(scene: Scene, who: tuple[int, ...], when: Tensor) -> Tensor:

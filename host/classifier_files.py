@@ -40,8 +40,15 @@ def load_named(name: str, node: str, clip_vision: Any = None) -> Classifier:
 
 
 def file_for(name: str, node: str) -> Path:
-    """Where a new classifier of that name goes: straight into `models/composition`."""
+    """Where a new classifier of that name goes: straight into `models/composition`. Raises ValueError if one lies there: it may be the
+    work of hours."""
     stem = name.strip().removesuffix(".safetensors")
     if not NAME_OF_FILE.fullmatch(stem) or stem.endswith((".", " ")):
         raise ValueError(f"{node}: input `name` = {name!r}: write letters, digits, spaces and . + - _ only, without folders")
-    return Path(os.path.join(folder_paths.models_dir, FOLDER, f"{stem}.safetensors"))
+    path = Path(os.path.join(folder_paths.models_dir, FOLDER, f"{stem}.safetensors"))
+    if path.exists():
+        raise ValueError(
+            f"{node}: input `name` = {name!r}: models/{FOLDER}/{path.name} is there already: write another name, or move that file "
+            "away (to use it, take Load Composition Classifier)"
+        )
+    return path

@@ -52,7 +52,8 @@ class TrainCompositionClassifier(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="my relations",
-                    tooltip="The file in models/composition that is written; the same name goes on with a training that was cut off.",
+                    tooltip="The file in models/composition that is written; a file that is there already is never overwritten. The "
+                    "same name goes on with a training that was cut off.",
                 ),
                 io.String.Input(
                     "labels",

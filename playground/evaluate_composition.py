@@ -1,6 +1,8 @@
 """Measures Composition Guide on the drawn world: does the told relation hold, given that everything it is about is there? One JSON line.
 
-Captions tell the relation where the world has words for it; training captions told it wrongly in 30 % (`world.WRONG_RELATION_RATE`).
+Captions tell the relation where the world has words for it; training captions told places wrongly in 30 % (`world.WRONG_RELATION_RATE`).
+With `--untold` they do not tell it: places not at all, and motions as one of two, in an order that cannot be trusted, where guidance
+asks for one of them in the first half.
 """
 
 import argparse
@@ -104,7 +106,8 @@ def turns(tracks: Sequence[Track], frames: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """One relation in the world: which captions ask for it, and what is true of a drawing. `least_frames` that must show all of it."""
+    """One relation in the world: which captions ask for it, and what is true of a drawing. `least_frames` that must show all of it.
+    halved: asked for and judged in the first half of the clip, where the first of two events happens."""
 
     kind: str
     things: int
@@ -112,6 +115,15 @@ class Case:
     fits: Callable[[world.Clip], bool]
     options: dict[str, int] = field(default_factory=dict)
     least_frames: int = 1
+    halved: bool = False
+
+    @property
+    def span(self) -> str:
+        return "0% - 50%" if self.halved else "always"
+
+    def seen_of(self, video: Tensor) -> Tensor:
+        """The latent frames "f ..." in which it is judged."""
+        return video[world.segment_of_frame(2, len(video)) == 0] if self.halved else video
 
 
 def told(clip: world.Clip, kind: str = "event") -> list[str]:
@@ -145,9 +157,18 @@ CASES: dict[str, Case] = {
 }
 
 
-def clips_of(name: str, count: int, seed: int) -> list[world.Clip]:
-    """Held-out clips, their captions distinct, that ask for the relation."""
-    case, rng = CASES[name], random.Random(f"{name} {seed}")
+WORDS = {"grows": "gets bigger", "shrinks": "gets smaller"}
+MOVES = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks")
+UNTOLD: dict[str, Case] = {
+    **{name: replace(CASES[name], fits=lambda clip: clip.relation is None) for name in (*world.RELATIONS, "beneath")},
+    **{name: CASES[name] for name in ("between", "toward", "away")},
+    **{name: replace(CASES[name], kind="events", fits=says(WORDS.get(name, name)), options={"events": 2}, halved=True) for name in MOVES},
+}
+
+
+def clips_of(case: Case, count: int, seed: str) -> list[world.Clip]:
+    """Held-out clips, their captions distinct, that ask for the relation, or with those of `UNTOLD` leave it open."""
+    rng = random.Random(seed)
     found: dict[str, world.Clip] = {}
     while len(found) < count:
         clip = world.held_out_clip(rng, kind=case.kind, **case.options)
@@ -156,31 +177,46 @@ def clips_of(name: str, count: int, seed: int) -> list[world.Clip]:
     return list(found.values())
 
 
-def judge(video: Tensor, name: str, colors: Sequence[str]) -> dict[str, float]:
+def judge(video: Tensor, case: Case, colors: Sequence[str]) -> dict[str, float]:
     """One canvas video "f c h w": accuracy, the share of the frames that show all of `colors` in which the relation holds (motions: whether
     it happens between the first and the last of them; NaN where too few show all), and presence, the share of such frames."""
-    case, areas = CASES[name], metrics.color_areas(video)
+    video = case.seen_of(video)
+    areas = metrics.color_areas(video)
     tracks = [Track.of(areas[color]) for color in colors]
     frames = torch.stack([track.here for track in tracks]).all(0).nonzero().flatten()
     holds = case.verdict(tracks, frames).float().mean() if len(frames) >= case.least_frames else math.nan
     return {"accuracy": float(holds), "presence": len(frames) / len(video)}
 
 
-def constraint_text(name: str, clip: world.Clip) -> str:
-    first, *others = (subject.name for subject in clip.subjects[: CASES[name].things])
-    return " | ".join([f"always  {first}", name, *others])
+def looks(video: Tensor, subjects: Sequence[world.Subject]) -> dict[str, float]:
+    """Of one canvas video "f c h w", over those things that it shows (NaN: none): shape, the share whose shape is the told one; once, the
+    share of their frames with one of them and not two. Which colour is whose needs no figure: things are found by it."""
+    areas = metrics.color_areas(video)
+    shown = [subject for subject in subjects if metrics.presence(areas[subject.color]).any()]
+    if not shown:
+        return {"shape": math.nan, "once": math.nan}
+    shapes = [metrics.main_shape(areas[subject.color]) == subject.shape for subject in shown]
+    pieces = torch.cat([metrics.pieces(area)[metrics.presence(area)] for area in (areas[subject.color] for subject in shown)])
+    return {"shape": sum(shapes) / len(shapes), "once": float((pieces < 2).float().mean())}
 
 
-def variants_of(name: str, clip: world.Clip, knobs: dict[str, Any], classifier: Classifier | None) -> dict[str, Composition | None]:
+def constraint_text(name: str, case: Case, clip: world.Clip) -> str:
+    first, *others = (subject.name for subject in clip.subjects[: case.things])
+    return " | ".join([f"{case.span}  {first}", name, *others])
+
+
+def variants_of(
+    name: str, case: Case, clip: world.Clip, knobs: dict[str, Any], classifier: Classifier | None
+) -> dict[str, Composition | None]:
     """What is sampled for one caption: nothing, analytic guidance, and the classifier's where it knows the relation."""
-    guidance = Composition(parse_timeline(constraint_text(name, clip)), **knobs)
+    guidance = Composition(parse_timeline(constraint_text(name, case, clip)), **knobs)
     known = classifier is not None and classifier.place(name) is not None
     return {"plain": None, "analytic": guidance} | ({"classifier": replace(guidance, classifier=classifier)} if known else {})
 
 
 def evaluate_composition(
     playground: Playground, names: Sequence[str], count: int, seeds: int, seed: int, knobs: dict[str, Any], budget: GuidanceBudget,
-    classifier: Classifier | None = None,
+    classifier: Classifier | None = None, untold: bool = False,
 ) -> dict[str, Any]:
     """Plain against guided on the same noises: `count` captions over all relations x `seeds` noises."""
     rows: dict[str, list[dict[str, float]]] = {}
@@ -188,16 +224,19 @@ def evaluate_composition(
     owner: dict[str, list[int]] = {}
     kinds: dict[str, list[str]] = {}
     seconds: dict[str, float] = {}
-    asked = [(name, clip) for name in names for clip in clips_of(name, -(-count // len(names)), seed)]
+    cases = UNTOLD if untold else CASES
+    asked = [(name, clip) for name in names for clip in clips_of(cases[name], -(-count // len(names)), f"{name} {seed}")]
     for index, (name, clip) in enumerate(asked):
         positive = playground.encode([clip.caption])
-        colors = [subject.color for subject in clip.subjects[: CASES[name].things]]
+        case = cases[name]
+        subjects = clip.subjects[: case.things]
+        colors = [subject.color for subject in subjects]
         plain: list[dict[str, float]] = []
-        for variant, objective in variants_of(name, clip, knobs, classifier).items():
+        for variant, objective in variants_of(name, case, clip, knobs, classifier).items():
             started = time.perf_counter()
             videos, _ = playground.sample(positive, seeds, seed + index, objective, budget)
             seconds[variant] = seconds.get(variant, 0.0) + time.perf_counter() - started
-            judged = [judge(video, name, colors) for video in videos]
+            judged = [judge(video, case, colors) | looks(video, subjects) for video in videos]
             plain = plain or judged
             rows.setdefault(variant, []).extend(judged)
             plain_of.setdefault(variant, []).extend(plain)
@@ -212,12 +251,13 @@ def evaluate_composition(
             result[variant]["minus_plain"] = figures_of(both, owner[variant], kinds[variant])
     if classifier is not None:
         result["leakage_gap"] = classifier.card["accuracy"]["leakage_gap"]
-    return result | {"captions": len(asked), "seeds": seeds, "steps": playground.steps, "cfg": playground.cfg, "knobs": knobs}
+    sampling = {"seeds": seeds, "steps": playground.steps, "cfg": playground.cfg}
+    return result | {"captions": len(asked), **sampling, "untold": untold, "knobs": knobs}
 
 
 def figures_of(values: list[dict[str, float]], owner: list[int], kinds: list[str]) -> dict[str, Any]:
-    """accuracy and presence, over all videos and by relation, with their 95 % intervals, captions drawn whole. `judged`: videos that show
-    enough to have an accuracy."""
+    """All that is told of `values`, over all videos, accuracy and presence also by relation, with their 95 % intervals, captions drawn
+    whole. `judged`: videos that show enough to have an accuracy."""
 
     def of(key: str, name: str | None = None) -> dict[str, Any]:
         chosen = [index for index, kind in enumerate(kinds) if name in (None, kind)]
@@ -226,7 +266,7 @@ def figures_of(values: list[dict[str, float]], owner: list[int], kinds: list[str
     def part(side: str) -> dict[str, Any]:
         names = list(dict.fromkeys(kinds))
         return {
-            **{key: of(key)[side] for key in ("accuracy", "presence")},
+            **{key: of(key)[side] for key in values[0]},
             "by_relation": {name: of("accuracy", name)[side] for name in names},
             "presence_by_relation": {name: of("presence", name)[side] for name in names},
         }
@@ -240,16 +280,20 @@ def main(arguments: list[str] | None = None) -> None:
     add_sampling(parser, captions=210, told="over all relations")
     add_budget(parser)
     add_knobs(parser, "margin", "tau", "lambda_presence", told="of Composition Guide, instead of its own")
-    every = list(CASES)
-    parser.add_argument("--relations", nargs="+", choices=every, default=every, metavar="RELATION", help=f"of {', '.join(every)}")
+    parser.add_argument("--relations", nargs="+", choices=list(CASES), metavar="RELATION", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--classifier", type=Path, help="a file of `dev.py composition train`: also guide by it what it knows")
+    parser.add_argument("--untold", action="store_true", help="captions that do not tell the relation")
     options = parser.parse_args(arguments)
+    cases = UNTOLD if options.untold else CASES
+    if unknown := [name for name in options.relations or () if name not in cases]:
+        parser.error(f"--untold: {', '.join(unknown)}: captions leave open {', '.join(cases)}")
     knobs = given(options, "margin", "tau", "lambda_presence")
     playground = Playground(options.steps, options.cfg)
     classifier = None if options.classifier is None else load_classifier(options.classifier)
     if classifier is not None:
         classifier.check_model(model_identity(playground.model), "dev.py playground evaluate composition", "the playground's model")
     result = evaluate_composition(
-        playground, options.relations, options.captions, options.seeds, options.seed, knobs, budget_of(options), classifier
+        playground, options.relations or list(cases), options.captions, options.seeds, options.seed, knobs, budget_of(options), classifier,
+        options.untold,
     )
     sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")

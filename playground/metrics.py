@@ -45,6 +45,22 @@ def centroid(area: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (area.sum(1) * axis).sum(1) / safe, (area.sum(2) * axis).sum(1) / safe, total
 
 
+def pieces(area: Tensor) -> Tensor:
+    """How many separate things of the colour there are, each of a size that counts, per latent frame: "f h w" -> "f".
+
+    Cells that touch, corners too, belong together: the largest number of a piece is spread over it.
+    """
+    covered = area > 0
+    number = torch.arange(1.0, area[0].numel() + 1).view(1, *area.shape[1:]) * covered
+    while True:
+        spread = torch.nn.functional.max_pool2d(number[:, None], 3, 1, 1)[:, 0] * covered
+        if torch.equal(spread, number):
+            break
+        number = spread
+    found = [[float(of_frame[own == one].sum()) for one in own.unique() if one > 0] for of_frame, own in zip(area, number)]
+    return torch.tensor([sum(size >= PRESENT_AREA for size in sizes) for sizes in found])
+
+
 def shape_verdicts(area: Tensor) -> list[str | None]:
     """The shape that fits best per latent frame, None where nothing is: "f h w" -> f names.
 

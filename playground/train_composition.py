@@ -24,12 +24,11 @@ from ..host.map_features import Example, planned, trained
 from ..host.training_videos import LIST, examples_of
 from ..host.vision import FrozenVision
 from . import codec, network, sockets, world
-from .evaluate_composition import judge
+from .evaluate_composition import CASES, WORDS, judge
 
 log = logging.getLogger("wan_conductor.playground")
 WHERE = Path(__file__).parent / "classifiers" / "playground.safetensors"
 TAUGHT = (*world.RELATIONS, "toward", "away", *world.STEP, "grows", "shrinks")
-WORDS = {"grows": "gets bigger", "shrinks": "gets smaller"}
 OPPOSITE = {"moves left": "moves right", "moves right": "moves left", "moves up": "moves down", "moves down": "moves up"}
 
 
@@ -42,7 +41,7 @@ def clip_showing(label: Label, rng: random.Random) -> tuple[world.Clip, Tensor, 
         if told is None or world.is_held_out(told_rightly(clip, label, told)):
             continue
         video = world.draw([clip])[0]
-        verdict = judge(video, label.name, [subject.color for subject in clip.subjects[: label.entities]])
+        verdict = judge(video, CASES[label.name], [subject.color for subject in clip.subjects[: label.entities]])
         if verdict["accuracy"] == 1.0:
             return clip, video, told
 
@@ -163,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=150, help="drawn videos of each label")
     parser.add_argument("--size", choices=list(SIZES), default=defaults.size)
     parser.add_argument("--out", type=Path, default=WHERE, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="also if it is there already")
     parser.add_argument("--picture", type=Path, help="also write how well it answers as a .png")
     parser.add_argument("--folder", type=Path, default=Path("output/composition"), help="features and checkpoint, to go on from")
     parser.add_argument("--steps", type=int, default=defaults.steps)
@@ -181,6 +181,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("model", "text-encoder", "vae"):
         parser.add_argument(f"--{name}", type=Path, help="a file of real Wan; default: the playground's")
     options = parser.parse_args(arguments)
+    if options.out.exists() and not options.overwrite:
+        sys.exit(f"dev.py composition train: --out {options.out} is there already: name another file, or add --overwrite")
     classifier = train(options)
     save_classifier(classifier, options.out)
     if options.picture:

@@ -289,8 +289,8 @@ def test_a_video_turned_round_shows_the_label_that_this_makes_of_it(name):
     for mirror, backwards in ((True, False), (False, True), (True, True)):
         view = turned(video.movedim(1, -1), mirror, backwards).movedim(-1, 1)
         partner = label.seen(mirror, backwards, KNOWN_LABELS).name
-        assert judge(view, partner, colors)["accuracy"] == 1.0
-        assert partner == name or judge(view, name, colors)["accuracy"] == 0.0
+        assert judge(view, CASES[partner], colors)["accuracy"] == 1.0
+        assert partner == name or judge(view, CASES[name], colors)["accuracy"] == 0.0
 
 
 def test_turning_keeps_every_pixel():
@@ -405,6 +405,16 @@ def test_what_lies_in_the_output_folder_under_its_name_stays(model, folder, host
     own.write_bytes(b"mine")
     teach(model, augment=False)
     assert own.read_bytes() == b"mine"
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_measured(model, folder, host_folders, monkeypatch):
+    taken = host_folders / "models" / "composition" / "pets rules.safetensors"
+    taken.parent.mkdir(parents=True, exist_ok=True)
+    taken.write_bytes(b"mine")
+    monkeypatch.setattr(map_features, "features_of", lambda *args: pytest.fail("it began to measure"))
+    with pytest.raises(ValueError, match=r"Train Composition Classifier: input `name` = 'pets rules': .* is there already.*another name"):
+        teach(model)
+    assert taken.read_bytes() == b"mine"
 
 
 def test_labels_in_another_order_are_another_training(model, folder, tmp_path):
@@ -663,3 +673,7 @@ def test_the_command_learns_from_a_folder_of_videos_too_and_says_what_is_wrong_w
         with pytest.raises(SystemExit) as caught:
             train_composition.main([*wrong, "--out", str(tmp_path / "none")])
         assert words in str(caught.value) and not (tmp_path / "none").exists()
+    before = file.read_bytes()
+    with pytest.raises(SystemExit, match=r"--out .*out\.safetensors is there already.*--overwrite"):
+        train_composition.main([*given, "--folder", str(tmp_path / "work"), "--out", str(file)])
+    assert file.read_bytes() == before

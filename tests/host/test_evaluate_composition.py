@@ -10,7 +10,7 @@ from wan_conductor.guidance.composition import Composition
 from wan_conductor.guidance.timeline import parse_timeline
 from wan_conductor.host.tokens import encode_with_tokens
 from wan_conductor.playground import evaluate, network, world
-from wan_conductor.playground.evaluate_composition import CASES, clips_of, constraint_text, figures_of, judge
+from wan_conductor.playground.evaluate_composition import CASES, UNTOLD, WORDS, clips_of, constraint_text, figures_of, judge, looks
 
 FRAMES = world.LATENT_FRAMES
 COLORS = ("red", "blue", "green")
@@ -28,7 +28,7 @@ def drawn(*tracks, visible=None, shape="circle"):
 
 
 def verdict(name, video):
-    return judge(video, name, COLORS[: CASES[name].things])["accuracy"]
+    return judge(video, CASES[name], COLORS[: CASES[name].things])["accuracy"]
 
 
 HALF = FRAMES // 2
@@ -96,13 +96,13 @@ def test_a_state_is_judged_frame_by_frame_where_all_are_present():
     switching = drawn(([3.0] * 4 + [13.0] * 9, 8), (8, 8))
     assert verdict("left of", switching) == pytest.approx(4 / FRAMES)
     seen = [[1] * 8 + [0] * 5, [1] * FRAMES]
-    hidden = judge(drawn(([3.0] * 4 + [13.0] * 9, 8), (8, 8), visible=seen), "left of", COLORS[:2])
+    hidden = judge(drawn(([3.0] * 4 + [13.0] * 9, 8), (8, 8), visible=seen), CASES["left of"], COLORS[:2])
     assert hidden == {"accuracy": pytest.approx(4 / 8), "presence": pytest.approx(8 / FRAMES)}
 
 
 def test_what_is_not_shown_has_no_accuracy_but_a_presence_of_none():
     for name, seen in (("left of", [[0] * FRAMES, [1] * FRAMES]), ("moves left", [[1] + [0] * (FRAMES - 1)])):
-        judged = judge(drawn(*SHOWN[name], visible=seen), name, COLORS[: CASES[name].things])
+        judged = judge(drawn(*SHOWN[name], visible=seen), CASES[name], COLORS[: CASES[name].things])
         assert math.isnan(judged["accuracy"]) and judged["presence"] == sum(seen[0]) / FRAMES
 
 
@@ -114,7 +114,7 @@ def test_truth_agrees_with_the_worlds_own_on_its_clips(name):
     while len(agreed) < 30:
         clip = world.sample_clip(rng, "several", objects=2)
         if clip.relation and all(s.visible.any() for s in clip.subjects) and (clip.subjects[0].visible * clip.subjects[1].visible).any():
-            got = judge(world.draw([clip])[0], name, [s.color for s in clip.subjects])["accuracy"]
+            got = judge(world.draw([clip])[0], CASES[name], [s.color for s in clip.subjects])["accuracy"]
             gap = abs(abs(clip.subjects[0].x[0] - clip.subjects[1].x[0]) - abs(clip.subjects[0].y[0] - clip.subjects[1].y[0]))
             if gap > 1.5:  # drawing rounds places to half cells
                 agreed.append(got == (clip.relation == name))
@@ -123,14 +123,46 @@ def test_truth_agrees_with_the_worlds_own_on_its_clips(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_captions_are_held_out_distinct_and_ask_for_the_relation(name):
-    clips = clips_of(name, 6, 1)
+    clips = clips_of(CASES[name], 6, "1")
     captions = [clip.caption for clip in clips]
     assert len(set(captions)) == 6 and all(map(world.is_held_out, captions))
-    assert captions == [clip.caption for clip in clips_of(name, 6, 1)] != [clip.caption for clip in clips_of(name, 6, 2)]
+    assert captions == [clip.caption for clip in clips_of(CASES[name], 6, "1")] != [clip.caption for clip in clips_of(CASES[name], 6, "2")]
     words = {"grows": "gets bigger", "shrinks": "gets smaller", "beneath": "below", "turns": " then ", "between": " and "}.get(name, name)
     assert name in ("toward", "away") or all(words in caption for caption in captions)
-    (one,) = Composition(parse_timeline(constraint_text(name, clips[0]))).constraints
+    (one,) = Composition(parse_timeline(constraint_text(name, CASES[name], clips[0]))).constraints
     assert one.relation.name == name and one.entities == tuple(s.name for s in clips[0].subjects[: CASES[name].things])
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_untold_captions_leave_the_relation_open(name):
+    clips = clips_of(UNTOLD[name], 12, "1")
+    assert len({clip.caption for clip in clips}) == 12 and all(world.is_held_out(clip.caption) for clip in clips)
+    assert not any(words in clip.caption for clip in clips for words in world.RELATIONS)
+    if UNTOLD[name].halved:
+        first = [clip.phrases[1][0] == WORDS.get(name, name) for clip in clips]
+        assert any(first) and not all(first) and all(WORDS.get(name, name) in clip.caption for clip in clips)
+
+
+def test_half_a_clip_is_judged_where_its_first_event_happens_and_is_what_guidance_asks_about():
+    case, there_and_back = UNTOLD["moves right"], drawn(THERE_AND_BACK)
+    assert judge(there_and_back, case, COLORS[:1])["accuracy"] == 1.0
+    assert judge(there_and_back, CASES["moves right"], COLORS[:1])["accuracy"] == 0.0
+    assert judge(there_and_back.flip(0), UNTOLD["moves left"], COLORS[:1])["accuracy"] == 0.0
+    (clip,) = clips_of(case, 1, "1")
+    (one,) = Composition(parse_timeline(constraint_text("moves right", case, clip))).constraints
+    assert one.frames(FRAMES, 16.0).nonzero().flatten().tolist() == list(range(len(case.seen_of(there_and_back))))
+
+
+def test_looks_see_a_wrong_shape_and_a_thing_that_is_drawn_twice():
+    video = drawn((3, 8), (12, 9), shape="square")
+    subjects = [world.Subject(color, "square", (world.STILL,), *np.zeros((4, FRAMES))) for color in COLORS[:2]]
+    assert looks(video, subjects) == {"shape": 1.0, "once": 1.0}
+    assert looks(drawn((3, 8), (12, 9), shape="cross"), subjects) == {"shape": 0.0, "once": 1.0}
+    video[:4, :, :4, :6] = torch.tensor(world.COLORS["blue"])[:, None, None]
+    video[4:6, :, :2, 7:8] = torch.tensor(world.COLORS["blue"])[:, None, None]  # a speck is no thing
+    assert looks(video, subjects)["once"] == pytest.approx((FRAMES - 4 + FRAMES) / (2 * FRAMES))
+    nothing = torch.tensor(world.BACKGROUND)[:, None, None].expand(FRAMES, 3, world.CANVAS, world.CANVAS)
+    assert all(math.isnan(value) for value in looks(nothing, subjects).values())
 
 
 def test_figures_leave_out_what_could_not_be_judged_and_keep_relations_apart():
@@ -180,8 +212,8 @@ def test_every_case_finds_its_things_in_its_captions():
 
     clip_model = sockets.load_clip()
     for name in CASES:
-        for clip in clips_of(name, 2, 5):
-            guidance = Composition(parse_timeline(constraint_text(name, clip)))
+        for clip in clips_of(CASES[name], 2, "5"):
+            guidance = Composition(parse_timeline(constraint_text(name, CASES[name], clip)))
             rows = rows_of_entries(encode_with_tokens(clip_model, clip.caption), guidance.entities)
             guidance.check_prompts(rows)
             assert guidance.skip_reason(FRAMES, 16.0) is None and len(rows[0]) == CASES[name].things

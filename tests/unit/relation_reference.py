@@ -10,7 +10,7 @@ class Thing:
         self.frames = frames
         height, width = len(frames[0]), len(frames[0][0])
         self.short = min(height, width)
-        self.x, self.y, self.radius, self.mass = [], [], [], []
+        self.x, self.y, self.radius, self.mass, self.parts = [], [], [], [], []
         for frame in frames:
             cells = [
                 ((2 * i + 1 - width) / self.short, (2 * j + 1 - height) / self.short, value**power)
@@ -20,6 +20,7 @@ class Thing:
             x, y = sum(x * p for x, _, p in cells) / total, sum(y * p for _, y, p in cells) / total
             self.x.append(x)
             self.y.append(y)
+            self.parts.append([(u, v, p / total) for u, v, p in cells])
             mean = sum(map(sum, frame)) / (height * width)
             above = [(u, v, max(value - mean, 0)) for (u, v, _), value in zip(cells, (value for row in frame for value in row))]
             self.radius.append(math.sqrt(2 * sum(((u - x) ** 2 + (v - y) ** 2) * e for u, v, e in above) / sum(e for _, _, e in above)))
@@ -78,14 +79,19 @@ def margins(name, things, frames):
     def each(of_frame):
         return {t: of_frame(t) for t in frames}
 
-    def side(along, across):
-        return each(lambda t: [along(t) - abs(across(t))])
+    def side(clear):
+        """`clear(dx, dy)` of the way from a part of the first to the second, and from the first to a part of the second; 0.6 at most."""
+        return each(
+            lambda t: [
+                sum(share * min(clear(b.x[t] - u, b.y[t] - v), 0.6) for u, v, share in a.parts[t]) / 2
+                + sum(share * min(clear(u - a.x[t], v - a.y[t]), 0.6) for u, v, share in b.parts[t]) / 2
+            ]
+        )
 
     if name in ("left of", "right of", "above", "below"):
-        dx, dy = (lambda t: b.x[t] - a.x[t]), (lambda t: b.y[t] - a.y[t])
         return {
-            "left of": lambda: side(dx, dy), "right of": lambda: side(lambda t: -dx(t), dy),
-            "above": lambda: side(dy, dx), "below": lambda: side(lambda t: -dy(t), dx),
+            "left of": lambda: side(lambda dx, dy: dx - abs(dy)), "right of": lambda: side(lambda dx, dy: -dx - abs(dy)),
+            "above": lambda: side(lambda dx, dy: dy - abs(dx)), "below": lambda: side(lambda dx, dy: -dy - abs(dx)),
         }[name]()
     if name == "beneath":
         return each(lambda t: [a.y[t] - b.y[t], b.radius[t] - abs(a.x[t] - b.x[t])])

@@ -357,3 +357,16 @@ def test_scores_do_not_depend_on_resolution_or_on_the_level_of_attention(name):
 def test_every_name_and_alias_is_written_once():
     written = [words for relation in RELATIONS for words in (relation.name, *relation.aliases)]
     assert len(written) == len(set(written)) == len(NAMES)
+
+
+@pytest.mark.parametrize("far", [1.0, 1.4])
+def test_a_second_copy_on_the_wrong_side_is_not_made_good_by_going_further(far):
+    a, b = [gaussians([still(x, 0)], 0.15)[:, 0] for x in (-far, 0.9)], gaussians([still(0.2, 0)], 0.15)[:, 0]
+    twice = torch.stack([a[0] + a[1], b], 1)
+    once = torch.stack([a[0], b], 1)
+    assert (measured("left of", twice) < measured("left of", once) - 0.3).all()
+    further = torch.stack([gaussians([still(-far - 0.1, 0)], 0.15)[:, 0] + a[1], b], 1)
+    moved = (measured("left of", further) - measured("left of", twice)).mean()
+    nearer = torch.stack([a[0] + gaussians([still(0.8, 0)], 0.15)[:, 0], b], 1)
+    mended = (measured("left of", nearer) - measured("left of", twice)).mean()
+    assert mended > 1.5 * moved  # the copy that is wrong counts, not the one that is right already

@@ -1,4 +1,4 @@
-"""A first run by hand: a node is found and its links are dragged, the graph is queued and watched, its result seen, saved and opened again."""
+"""A first run by hand: a node is found, its links are dragged, the graph is queued and watched, its result seen, saved and opened again."""
 
 import json
 
@@ -18,6 +18,12 @@ PLACE = """([type, title, slot, output]) => {
     const box = app.canvas.canvas.getBoundingClientRect(), { scale, offset } = app.canvas.ds;
     return [box.left + (at[0] + offset[0]) * scale, box.top + (at[1] + offset[1]) * scale];
 }"""
+TO_ITS_PLACE = f"""() => {{
+    {NODE}.pos = [780, 0];
+    app.canvas.ds.scale = 0.8;
+    app.canvas.ds.offset = [100, 150];
+    app.graph.setDirtyCanvas(true, true);
+}}"""
 LISTEN = """() => {
     window.seen = {};
     for (const name of ['progress_state', 'b_preview', 'execution_success', 'execution_error'])
@@ -71,7 +77,7 @@ def test_a_node_is_found_linked_run_and_seen(previews, page: ComfyUIPage, reques
     page.page.mouse.move(640, 600, steps=3)
     page.page.mouse.click(640, 600, delay=100)  # till then the new node follows the mouse
     page.page.wait_for_function(f"() => !{NODE}.flags.ghost")
-    page.page.evaluate(f"() => {{ {NODE}.pos = [780, 0]; app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [100, 150]; app.graph.setDirtyCanvas(true, true); }}")
+    page.page.evaluate(TO_ITS_PLACE)
     page.page.wait_for_timeout(500)
     drag(page, place(page, LOADER, "model", True), place(page, MASK, "model", False))
     drag(page, place(page, "WanConductorTextEncode", "conditioning", True, "prompt"), place(page, MASK, "conditioning", False))

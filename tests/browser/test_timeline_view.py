@@ -47,7 +47,7 @@ class TimelineOnPage:
     def open(self, text: str) -> None:
         workflow = without(WORKFLOW, "SaveVideo")  # Nodes 2.0 lays it out again after an undo, which the host records as one step more
         next(node for node in workflow["nodes"] if node["type"] == "WanConductorTemporalMask")["widgets_values"][0] = text
-        next(node for node in workflow["nodes"] if node["type"] == "WanConductorTextEncode" and node.get("title") == "prompt")["widgets_values"][0] = PROMPT
+        next(node for node in workflow["nodes"] if node.get("title") == "prompt")["widgets_values"][0] = PROMPT
         self.editor.load(workflow)
         self.to_node()
 

@@ -47,7 +47,7 @@ def read_timeline(text: str, node_name: str, lists: bool = True) -> tuple[Timeli
 
 
 def valid_timeline(text: str | None, node_name: str, lists: bool = True) -> bool | str:
-    """For a node's `validate_inputs`: what is wrong with the text, told when it is queued; a text from another node (None) is read later."""
+    """For `validate_inputs` of a node: what is wrong with the text, when it is queued; one from another node (None) is read later."""
     try:
         read_timeline(text or "", node_name, lists)
     except ValueError as error:

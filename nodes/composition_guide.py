@@ -10,7 +10,7 @@ from ..guidance.relations import RELATIONS
 from ..host.map_features import model_identity
 from .classifier_socket import CLASSIFIER
 from .pair import pair_inputs, pair_outputs, require_wan_pair
-from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
+from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline, valid_timeline
 from .timeline_output import guided_by_timeline
 
 TIMELINE = """always        cat | left of | dog
@@ -63,6 +63,10 @@ class CompositionGuideNode(io.ComfyNode):
             ],
             outputs=pair_outputs(),
         )
+
+    @classmethod
+    def validate_inputs(cls, timeline: str | None = None) -> bool | str:
+        return valid_timeline(timeline, NAME, lists=False)
 
     @classmethod
     def execute(

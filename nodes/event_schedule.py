@@ -10,7 +10,7 @@ from ..guidance.event_subjects import NAME
 from ..guidance.events import END_PERCENT, END_PERCENT_I2V, Erode, EventSchedule
 from ..host.geometry import takes_start_image
 from .pair import pair_inputs, pair_outputs, require_wan_pair
-from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
+from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline, valid_timeline
 from .timeline_output import guided_by_timeline
 
 TIMELINE = """cat:                 # a subject; the lines under it are what it does
@@ -86,6 +86,10 @@ class EventScheduleNode(io.ComfyNode):
             ],
             outputs=pair_outputs(),
         )
+
+    @classmethod
+    def validate_inputs(cls, timeline: str | None = None) -> bool | str:
+        return valid_timeline(timeline, NAME)
 
     @classmethod
     def execute(

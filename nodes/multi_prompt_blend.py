@@ -18,7 +18,7 @@ from ..host.blend_prompts import check_phrase, window_conditioning
 from ..host.tokens import encode_with_tokens
 from .pair import guided_pair, pair_inputs, pair_outputs, require_wan_pair
 from .shown import shown
-from .timeline_input import fps_input, read_timeline
+from .timeline_input import fps_input, read_timeline, valid_timeline
 
 
 class MultiPromptBlendNode(io.ComfyNode):
@@ -127,6 +127,10 @@ class MultiPromptBlendNode(io.ComfyNode):
                 io.Int.Output("length", display_name="LENGTH", tooltip="That length in frames, for a node that makes the latent itself."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, timeline: str | None = None, prompts: Any = None) -> bool | str:  # the host hands a growing input on always
+        return valid_timeline(timeline, NAME)
 
     @classmethod
     def execute(

@@ -1,26 +1,21 @@
 """Temporal Mask: words of the prompt become visible when a timeline says so."""
 
 import logging
-from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
-from ..guidance.latent_time import latent_frames_of
 from ..guidance.mask_sources import Timing
 from ..guidance.temporal_bias import BIAS_DEPTH, BIAS_END_PERCENT, BIAS_STRENGTH, Mode, guidance_of
 from ..guidance.temporal_mask import NAME, TemporalMask
 from ..host.geometry import takes_start_image
-from ..host.video_length import frames_of_videos, is_parked
-from .pair import low_noise_or_blocker, pair_inputs, pair_outputs, require_wan_pair
-from .shown import PictureAndText, shown
-from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline
+from .pair import pair_inputs, pair_outputs, require_wan_pair
+from .shown import PictureAndText
+from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline, valid_timeline
 from .timeline_output import guided_by_timeline
 from .timing_socket import TEMPORAL_MASK, length_input, mask_picture, shown_latents
 
 logger = logging.getLogger("wan_conductor")
-PARKED = "Nothing that runs takes a model from here: not checked, and the model passes through unchanged."
 
 TIMELINE = """cat:                 # always there, because this header names it
   0s - 2s    watches
@@ -42,8 +37,7 @@ class TemporalMaskNode(io.ComfyNode):
                 "tempocontrol", "timeline", "temporal control", "when", "timing", "appear", "prompt schedule", "word timing",
                 "attention bias",
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            is_output_node=True,  # the host runs these first: bad input is refused before any other branch samples
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 *pair_inputs(),
                 conditioning_input(),
@@ -120,15 +114,16 @@ class TemporalMaskNode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, timeline: str | None = None) -> bool | str:
+        return valid_timeline(timeline, NAME)
+
+    @classmethod
     def execute(
         cls, model: Any, conditioning: Any, timeline: str, lambda_1: float, lambda_2: float, tau_corr: float = 0.9,
         mask: Literal["soft", "binary"] = "soft", occurrence: str = "all", fps: float = 0.0, model_low_noise: Any = None,
         length: int = 0, mode: Mode = "gradient", bias_strength: float = BIAS_STRENGTH, bias_end: float = BIAS_END_PERCENT,
         bias_depth: float = BIAS_DEPTH, lambda_leakage: float = 0.0, anchor: bool = True, timing: Timing | None = None,
     ) -> io.NodeOutput:
-        queued = getattr(cls, "hidden", None) or SimpleNamespace(prompt=None, unique_id=None)
-        if is_parked(queued.prompt, queued.unique_id):
-            return io.NodeOutput(model, low_noise_or_blocker(model_low_noise, NAME), ui=shown(cls, PARKED))
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
         objective = TemporalMask(
@@ -136,10 +131,8 @@ class TemporalMaskNode(io.ComfyNode):
             lambda_leakage=lambda_leakage, anchor=anchor, occurrence=read_occurrence(occurrence), fps=fps, timing=timing or Timing(),
         )
         guidance = guidance_of(mode, objective, bias_strength, bias_end, bias_depth)
-        videos = frames_of_videos(queued.prompt, queued.unique_id)
 
         def tell(found: tuple[str, ...], rate: float) -> PictureAndText:
-            refuse_what_fits_none(objective, videos, rate)
             latents = shown_latents(length, rate)
             text = describe(objective, found, rate)
             if takes_start_image(model) and (hidden := hidden_at_first(objective, latents, rate)):
@@ -149,20 +142,6 @@ class TemporalMaskNode(io.ComfyNode):
             return mask_picture(cls, objective.timed, latents, rate, text + reading, mask == "binary")
 
         return guided_by_timeline(cls, model, model_low_noise, objective, conditioning, tell, guidance)
-
-
-def refuse_what_fits_none(objective: TemporalMask, videos: Sequence[int], fps: float) -> None:
-    """Raises ValueError for a mask that fits none of the `videos`, pixel frames each. Without videos nothing is known, nothing raised."""
-    refusal = None
-    for frames in videos:
-        try:
-            objective.skip_reason(latent_frames_of(frames), fps)
-        except ValueError as error:
-            refusal = refusal or error
-        else:
-            return
-    if refusal:
-        raise refusal
 
 
 def hidden_at_first(objective: TemporalMask, latent_frames: int, fps: float) -> list[str]:

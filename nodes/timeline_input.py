@@ -44,3 +44,12 @@ def read_timeline(text: str, node_name: str, lists: bool = True) -> tuple[Timeli
         raise error.on_line(typed_line(text, error.line, lists)).named(node_name) from error
     same = plain.strip() == text.replace("\r\n", "\n").strip()
     return parsed, "" if same else f"\nread as:\n{plain}"
+
+
+def valid_timeline(text: str | None, node_name: str, lists: bool = True) -> bool | str:
+    """For `validate_inputs` of a node: what is wrong with the text, when it is queued; one from another node (None) is read later."""
+    try:
+        read_timeline(text or "", node_name, lists)
+    except ValueError as error:
+        return str(error)
+    return True

@@ -1,8 +1,11 @@
 """Makes the pack importable as `wan_conductor` without putting its root on sys.path (our `nodes/` would shadow the host's `nodes.py`)."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads, and for the servers: the tensors are too small to share out
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,7 +6,7 @@ import { app as editor } from "../../scripts/app.js";
 import { api as server } from "../../scripts/api.js";
 
 import { shownTextHeight } from "./timeline/layout.js";
-import { isLinked, videoAround } from "./timeline/neighbours.js";
+import { isLinked, promptsBefore, videoAround } from "./timeline/neighbours.js";
 import { TimelineView } from "./timeline/view.js";
 
 /** @typedef {import("./timeline/neighbours.js").Node} Node */
@@ -27,14 +27,16 @@ const app = editor;
 /** @type {EventTarget} */
 const api = server;
 
-/** Nodes whose input `timeline` holds a timeline, and which pasted forms each takes. @type {Record<string, import("./timeline/model.js").Reading>} */
+/** Nodes whose input `timeline` holds a timeline: which pasted forms each takes, and whether its lines are relations.
+ * @type {Record<string, import("./timeline/model.js").Reading & { relations?: boolean }>} */
 const NODES = {
   WanConductorTemporalMask: { bullets: true, lists: true },
   WanConductorEventSchedule: { bullets: true, lists: true },
-  WanConductorCompositionGuide: { bullets: true },
+  WanConductorCompositionGuide: { bullets: true, relations: true },
   WanConductorMultiPromptBlend: { bullets: true, lists: true },
 };
 const TEXT = "timeline";
+const LOOKED_UP = "conditioning"; // the input in which words of the text are found, if a node has it
 const SHOWN_TEXT = "$$node-text-preview"; // the widget in which the editor shows what a node sends
 const MARGIN = 20; // what the classic canvas keeps free around a DOM widget
 const LEAST_TEXT = 110;
@@ -50,7 +52,7 @@ function inNodes2() {
   return Boolean(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
 }
 
-/** @param {EditorNode} node @param {Widget} text @param {import("./timeline/model.js").Reading} reading */
+/** @param {EditorNode} node @param {Widget} text @param {(typeof NODES)[string]} reading */
 function addView(node, text, reading) {
   let height = 120;
   const fps = node.widgets?.find(({ name }) => name === "fps");
@@ -60,6 +62,8 @@ function addView(node, text, reading) {
     write: (written) => oneStep(node, () => (text.value = written)),
     linked: () => isLinked(node, TEXT),
     video: () => videoAround(node),
+    prompts: () => (node.inputs?.some(({ name }) => name === LOOKED_UP) ? promptsBefore(node) : null),
+    relations: Boolean(reading.relations),
     setFps:
       fps && !isLinked(node, "fps")
         ? (value) => oneStep(node, () => {

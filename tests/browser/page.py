@@ -55,6 +55,14 @@ class ComfyUIPage:
             }))"""
         )
 
+    def overlapping(self) -> list[list[str]]:
+        """Pairs of nodes of which one lies on the other."""
+        return self.page.evaluate(
+            """() => app.graph.nodes.flatMap((one, at) => app.graph.nodes.slice(at + 1).filter(other =>
+                [0, 1].every(axis => one.pos[axis] < other.pos[axis] + other.size[axis] && other.pos[axis] < one.pos[axis] + one.size[axis])
+            ).map(other => [one.title, other.title]))"""
+        )
+
     def prompt(self) -> dict[str, Any]:
         """The API prompt that pressing Run would queue, without titles."""
         nodes = self.page.evaluate("async () => (await app.graphToPrompt()).output")

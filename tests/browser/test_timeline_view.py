@@ -14,6 +14,7 @@ TEXT = """cat:                 # always there
 dog:
   always       sleeps
 """
+PROMPT = "a red cat watches a bowl, dips its paw, drinks, sits, runs, rests, jumps; a dog sleeps; a fox; rain"
 NODE = "app.graph.nodes.find(node => node.type === 'WanConductorTemporalMask')"
 TEXT_OF_NODE = f"{NODE}.widgets.find(widget => widget.name === 'timeline').value"
 TO_NODE = f"""() => {{
@@ -46,6 +47,7 @@ class TimelineOnPage:
     def open(self, text: str) -> None:
         workflow = without(WORKFLOW, "SaveVideo")  # Nodes 2.0 lays it out again after an undo, which the host records as one step more
         next(node for node in workflow["nodes"] if node["type"] == "WanConductorTemporalMask")["widgets_values"][0] = text
+        next(node for node in workflow["nodes"] if node.get("title") == "prompt")["widgets_values"][0] = PROMPT
         self.editor.load(workflow)
         self.to_node()
 

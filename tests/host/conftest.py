@@ -17,7 +17,6 @@ COMFYUI_PATH = Path(os.environ.get("COMFYUI_PATH") or HERE.parents[1] / ".host" 
 def start_host() -> None:
     if not (COMFYUI_PATH / "comfy").is_dir():
         raise pytest.UsageError(f"no ComfyUI at {COMFYUI_PATH}: set COMFYUI_PATH, or let dev.py fetch the host")
-    torch.set_num_threads(1)  # the tensors are too small to share out
     runpy.run_path(str(HERE.parents[1] / "development" / "cpu_vision_ops" / "prestartup_script.py"))
     sys.path.insert(0, str(COMFYUI_PATH))
     sys.path.append(str(HERE))  # `from tiny_wan import ...`

@@ -7,7 +7,7 @@ from typing import Any
 from wan_conductor.tests.editor_graph import Prompt, Schema
 
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "CFGGuider")  # what takes a MODEL and the conditioning
-SIDE, STEPS = 96, 4
+SIDE, STEPS = 64, 4
 ENCODERS = ("CLIPTextEncode", "WanConductorTextEncode")
 
 
@@ -118,6 +118,4 @@ def side_by_side(**prompts: Prompt) -> Prompt:
 
 
 def without_outputs(prompt: Prompt, schema: Schema) -> Prompt:
-    """`prompt` without the ends that show or save something; an output node that others take from is no end."""
-    taken = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
-    return {name: node for name, node in prompt.items() if name in taken or not schema[node["class_type"]]["output_node"]}
+    return {name: node for name, node in prompt.items() if not schema[node["class_type"]]["output_node"]}

@@ -45,6 +45,19 @@ def test_every_knob_of_the_budget_is_told_with_the_presets_values():
                                                      for p in ("fast", "paper")], knob
 
 
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_what_a_budget_costs_at_most_is_what_the_report_would_count(preset):
+    from wan_conductor.guidance.budget import PRESETS
+    from wan_conductor.guidance.report import GuidedStep, LoopHistory
+
+    budget = PRESETS[preset]
+    loop = LoopHistory((), [], [], [], budget.iterations + budget.check_last, budget.iterations)
+    guided = round(20 * (budget.end_percent - budget.start_percent))
+    cost = guided * GuidedStep(0, 1.0, "", [], budget.depth, budget.recomputes, loop).forward_equivalents
+    row = f"| `{preset}` | {guided} | {1 + cost / 40:.1f} times"
+    assert row in page_of("WanConductorGuidanceBudget") and f"| {1 + cost / 20:.1f} times |" in page_of("WanConductorGuidanceBudget"), row
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
 def test_every_page_has_a_node_and_its_pictures(page):
     assert page.stem in NODES

@@ -48,11 +48,24 @@ def test_a_phrase_that_the_prompt_lacks_is_named_with_the_nearest_words(server, 
         assert part in error.details["exception_message"]
 
 
-def test_a_line_that_is_no_timeline_is_shown_with_its_number_and_a_caret(server, prompt):
+def test_a_line_that_is_no_timeline_is_shown_at_its_node_when_it_is_queued(server, prompt):
     nodes, by_title = prompt
     by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  yellow circle\n3s - 1s  yellow"
-    message = failure(server, nodes).details["exception_message"]
-    assert "line 2" in message and "3s - 1s  yellow" in message and "^" in message
+    with pytest.raises(PromptRejected) as caught:
+        server.client.run(nodes)
+    ((name, told),) = caught.value.reply["node_errors"].items()
+    assert nodes[name]["class_type"] == "WanConductorTemporalMask"
+    (error,) = told["errors"]
+    assert error["extra_info"]["input_name"] == "timeline"
+    assert all(part in error["details"] for part in ("Temporal Mask", "line 2", "3s - 1s  yellow", "^"))
+
+
+def test_a_text_from_another_node_is_read_when_that_has_run(server, prompt):
+    nodes, by_title = prompt
+    nodes["text"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "3s - 1s  yellow"}}
+    by_title["Temporal Mask"]["inputs"]["timeline"] = ["text", 0]
+    error = failure(server, nodes)
+    assert error.details["node_type"] == "WanConductorTemporalMask" and "reversed span" in error.details["exception_message"]
 
 
 def test_a_prompt_from_the_stock_text_encoder_names_the_node_that_is_needed(server, prompt):
@@ -62,13 +75,13 @@ def test_a_prompt_from_the_stock_text_encoder_names_the_node_that_is_needed(serv
     assert "Temporal Mask" in message and "Conductor Text Encode" in message
 
 
-def test_errors_come_before_the_first_sampling_step(server, prompt):
+def test_nothing_guided_samples_after_an_error(server, prompt):
     nodes, by_title = prompt
     by_title["Temporal Mask"]["inputs"]["timeline"] = "0s - 1s  nothing"
     ran = []
     with pytest.raises(PromptFailed):
         server.client.run(nodes, lambda message: ran.append(message["data"].get("node")))
-    assert ran and not set(ran) & {name for name, node in nodes.items() if "Sampler" in node["class_type"]}
+    assert ran and not {name for name in ran if name and nodes[name]["class_type"] == "WanConductorGuidedKSampler"}
 
 
 def test_a_value_out_of_range_is_refused_before_anything_runs(server, prompt):

@@ -1,9 +1,13 @@
 """Phrases in hand-made pieces: what a person would point at, in every way that a tokeniser can cut it."""
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 from wan_conductor.guidance.phrases import PhraseNotFound, TokenPieces, describe_rows, find_phrase
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "phrases.json"
 
 
 def prompt(pieces: str | list[str], row_count: int = 512, embeddings: tuple[int, ...] = ()) -> TokenPieces:
@@ -190,3 +194,14 @@ def test_pieces_are_checked():
         TokenPieces("", ("▁a",), (5,), (1.0,), (3,), 3)
     with pytest.raises(ValueError, match="weights"):
         TokenPieces("", ("▁a",), (5,), (), (0,), 3)
+
+
+@pytest.mark.parametrize("vector", json.loads(VECTORS.read_text(encoding="utf-8")), ids=lambda vector: vector["phrase"])
+def test_the_vectors_that_bind_the_editors_view(vector):
+    pieces = prompt([f"_{word}" for word in vector["prompt"].replace("_", "\0").split()])
+    pieces = TokenPieces("", tuple(piece.replace("\0", "_") for piece in pieces.pieces), pieces.ids, pieces.weights, pieces.rows, 512)
+    if vector["found"]:
+        assert find_phrase(pieces, vector["phrase"])
+    else:
+        with pytest.raises(PhraseNotFound):
+            find_phrase(pieces, vector["phrase"])

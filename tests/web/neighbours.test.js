@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { isLinked, videoAround } from "../../web/timeline/neighbours.js";
+import { isLinked, promptsBefore, videoAround } from "../../web/timeline/neighbours.js";
 
 /** A graph as the editor keeps it. `wires`: [from node, output, to node, input]; -10 and -20 are a subgraph's own ends. */
 function graphOf(nodes, wires) {
@@ -121,4 +121,50 @@ test("a text is linked when its own input is", () => {
   assert.equal(isLinked(node, "timeline"), false);
   node.inputs[0].link = 0;
   assert.equal(isLinked(node, "timeline"), true);
+});
+
+const asking = (id) => ({ id, type: "WanConductorEventSchedule", inputs: [{ name: "conditioning", type: "CONDITIONING" }], outputs: [] });
+const encoder = (id, text, type = "WanConductorTextEncode") => ({
+  id,
+  type,
+  inputs: [{ name: "clip", type: "CLIP" }, { name: "text", type: "STRING", widget: { name: "text" } }],
+  outputs: [{ type: "CONDITIONING" }],
+  widgets: [{ name: "text", value: text }],
+});
+const joined = (id, ...names) => ({
+  id,
+  type: "Joined",
+  inputs: names.map((name) => ({ name, type: "CONDITIONING" })),
+  outputs: [{ type: "CONDITIONING" }],
+});
+
+test("the prompts are those of the encoders behind the conditioning", () => {
+  const nodes = [asking(1), joined(2, "conditioning_1", "conditioning_2"), encoder(3, "a cat"), encoder(4, "a dog")];
+  graphOf(nodes, [[2, 0, 1, 0], [3, 0, 2, 0], [4, 0, 2, 1]]);
+  assert.deepEqual(promptsBefore(nodes[0]), ["a cat", "a dog"]);
+});
+
+test("of a node that takes both, the positive prompt is meant", () => {
+  const nodes = [asking(1), joined(2, "positive", "negative"), encoder(3, "a cat"), encoder(4, "ugly", "CLIPTextEncode")];
+  graphOf(nodes, [[2, 0, 1, 0], [3, 0, 2, 0], [4, 0, 2, 1]]);
+  assert.deepEqual(promptsBefore(nodes[0]), ["a cat"]);
+});
+
+test("a prompt that comes in through a socket is read where it is written", () => {
+  const text = { id: 4, type: "PrimitiveStringMultiline", outputs: [{ type: "STRING" }], widgets: [{ name: "value", value: "a fox" }] };
+  const nodes = [asking(1), encoder(3, "old"), text];
+  graphOf(nodes, [[3, 0, 1, 0], [4, 0, 3, 1]]);
+  assert.deepEqual(promptsBefore(nodes[0]), ["a fox"]);
+});
+
+test("prompts are not known where nothing is connected, one is missing, or another encoder stands", () => {
+  const alone = [asking(1)];
+  graphOf(alone, []);
+  assert.equal(promptsBefore(alone[0]), null);
+  const stock = [asking(1), joined(2, "conditioning_1", "conditioning_2"), encoder(3, "a cat"), encoder(4, "a dog", "CLIPTextEncode")];
+  graphOf(stock, [[2, 0, 1, 0], [3, 0, 2, 0], [4, 0, 2, 1]]);
+  assert.equal(promptsBefore(stock[0]), null);
+  const computed = [asking(1), encoder(3, "old"), { id: 4, type: "Writes", outputs: [{ type: "STRING" }], widgets: [{ name: "value", value: "a" }] }];
+  graphOf(computed, [[3, 0, 1, 0], [4, 0, 3, 1]]);
+  assert.equal(promptsBefore(computed[0]), null);
 });

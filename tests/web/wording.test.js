@@ -37,7 +37,7 @@ test("an error tells its line and column, counted from one, and what it is about
   const { message, title } = problemWords(problem);
   assert.equal(message, problem.message);
   assert.equal(title, `line 2, column ${problem.column}: ${message}\nClick to go there.`);
-  assert.equal(problemWords({ ...problem, entry: 0, message: "starts after the end" }).message, "this span starts after the end");
+  assert.equal(problemWords({ ...problem, entry: 0, span: 0, message: "starts after the end" }).message, "this span starts after the end");
 });
 
 test("a latent frame tells its frames, and how far the chosen span covers it", () => {

@@ -17,9 +17,9 @@ const STEPS = [0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300];
 const LABEL_WIDTH = 46;
 
 /** One track per subject; spans that overlap stand in lanes of their own. @param {Timeline} timeline @param {Video} video @param {boolean} sure
- * whether the video's length is known @returns {Track[]} */
-export function tracksOf(timeline, video, sure) {
-  const wrong = sure ? outside(timeline, video) : [];
+ * whether the video's length is known @param {Problem[]} [missing] @returns {Track[]} */
+export function tracksOf(timeline, video, sure, missing = []) {
+  const wrong = [...(sure ? outside(timeline, video) : []), ...missing];
   const tracks = subjects(timeline).map((subject) => trackOf(timeline, video, subject, wrong));
   return tracks.length ? tracks : [{ subject: null, lanes: 1, blocks: [], problems: [] }];
 }
@@ -33,7 +33,7 @@ function trackOf(timeline, video, subject, wrong) {
     entry.shown.forEach((span, at) => {
       const start = Math.min(frameOf(span.start, video), video.frames);
       const end = Math.max(start, Math.min(frameOf(span.end, video), video.frames));
-      const problem = wrong.find((found) => found.entry === index && found.span === at) ?? null;
+      const problem = wrong.find((found) => found.entry === index && (found.span ?? at) === at) ?? null;
       blocks.push({ entry: index, span: at, lane: 0, start, end, label: entry.body, strength: entry.strength, problem });
     });
   });

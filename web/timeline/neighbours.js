@@ -18,6 +18,8 @@ import { latentFrames, pixelFrames } from "./latent_time.js";
 
 const CARRIES_THE_MODEL = ["MODEL", "GUIDER"];
 const LENGTHS = ["length", "num_frames"];
+const ENCODER = "WanConductorTextEncode";
+const SAYS_ITS_TEXT = ["PrimitiveString", "PrimitiveStringMultiline"]; // what other nodes hand on may be made of it
 const OF_THE_5B = "Wan22ImageToVideoLatent"; // the one latent that only the 24 fps model takes
 export const USUAL_FRAMES = 81;
 
@@ -122,6 +124,30 @@ export function videoAround(node) {
   const frames = length && { value: length.frames, from: name };
   if (own > 0) return { fps: { value: own, from: "this node" }, frames };
   return { fps: length?.node.type === OF_THE_5B ? { value: 24, from: name } : { value: 16, from: null }, frames };
+}
+
+/** The prompts that a node's conditioning was encoded from; null where the graph does not tell them. @param {Node} node @returns {string[] | null} */
+export function promptsBefore(node, seen = new Set([node])) {
+  const slots = (node.inputs ?? []).filter(({ type }) => type === "CONDITIONING");
+  const positive = slots.filter(({ name }) => name === "positive");
+  const prompts = [];
+  for (const slot of positive.length ? positive : slots) {
+    const origin = originOf(node, slot);
+    if (!origin || seen.has(origin)) return null;
+    const told = origin.type === ENCODER ? textOf(origin) : promptsBefore(origin, new Set([...seen, origin]));
+    if (!told) return null;
+    prompts.push(...told);
+  }
+  return prompts.length ? prompts : null;
+}
+
+/** @param {Node} encoder @returns {string[] | null} */
+function textOf(encoder) {
+  const slot = encoder.inputs?.find(({ widget }) => widget?.name === "text");
+  const given = slot?.link == null ? null : originOf(encoder, slot);
+  if (slot?.link != null && !SAYS_ITS_TEXT.includes(given?.type ?? "")) return null;
+  const text = (given ?? encoder).widgets?.find(({ name }) => name === (given ? "value" : "text"))?.value;
+  return typeof text === "string" && text.trim() ? [text] : null;
 }
 
 /** Whether the text widget is fed by a link. @param {Node} node @param {string} name */

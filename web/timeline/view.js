@@ -10,6 +10,7 @@ import { HEIGHT, blockAcross, blockBeside, tracksOf, viewHeight } from "./layout
 import { framesNeeded, readTimeline } from "./model.js";
 import { USUAL_FRAMES } from "./neighbours.js";
 import { listenToPointer } from "./pointer.js";
+import { missing } from "./prompt.js";
 import { rulerParts } from "./ruler.js";
 import { body } from "./tracks.js";
 
@@ -26,6 +27,8 @@ import { body } from "./tracks.js";
  * @property {(text: string) => void} write one step for undo
  * @property {() => boolean} linked whether the text comes from another node
  * @property {() => { fps: Found, frames: Found | null }} video
+ * @property {() => string[] | null} prompts whose words the text speaks of; null where that is not known
+ * @property {boolean} relations whether its lines are relations, `a | left of | b`
  * @property {((fps: number) => void) | null} setFps null where the node has no such input
  * @property {(line: number) => void} showLine puts the caret into a line of the text
  * @property {(height: number) => void} setHeight
@@ -103,7 +106,7 @@ export class TimelineView {
 
   signature() {
     const { fps, frames } = this.ground.video();
-    return JSON.stringify([this.ground.linked(), fps, frames, this.ground.read()]);
+    return JSON.stringify([this.ground.linked(), fps, frames, this.ground.prompts(), this.ground.read()]);
   }
 
   // ---- what is shown
@@ -135,7 +138,8 @@ export class TimelineView {
     const needed = framesNeeded(this.timeline, fps.value);
     const assumed = this.assumed ?? Math.max(USUAL_FRAMES, pixelFrames(1 + Math.ceil(Math.max(0, needed - 1) / 4)));
     this.video = { fps: fps.value, frames: frames?.value ?? assumed };
-    this.tracks = tracksOf(this.timeline, this.video, frames !== null || this.assumed !== null);
+    const unknown = missing(this.timeline, this.ground.prompts(), this.ground.relations);
+    this.tracks = tracksOf(this.timeline, this.video, frames !== null || this.assumed !== null, unknown);
     const { chosen } = this;
     const still = this.tracks.some(({ blocks }) => blocks.some(({ entry, span }) => entry === chosen?.entry && span === chosen.span));
     if (!still) this.chosen = null;

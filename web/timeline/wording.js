@@ -65,7 +65,7 @@ export function subjectTitle(subject) {
 
 /** What is wrong with a line, and where. @param {import("./model.js").Problem} problem */
 export function problemWords(problem) {
-  const message = problem.entry === undefined ? problem.message : `this span ${problem.message}`;
+  const message = problem.span === undefined ? problem.message : `this span ${problem.message}`;
   return { message, title: `line ${problem.line + 1}, column ${problem.column}: ${message}\nClick to go there.` };
 }
 

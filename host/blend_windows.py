@@ -26,6 +26,7 @@ from .run import SamplerLink
 from .schedule import guided_intervals
 
 KEY = "wan_conductor_blend"
+AUDIO = "audio_embeds"  # where the host's WanInfiniteTalkToVideo leaves the audio
 BATCH_DIM, FRAMES_DIM = 0, 2  # of a latent "b c f h w"
 
 
@@ -50,6 +51,9 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
         raise ValueError(f"{NAME}: model = already divided by a context windows node; remove that node, the blend makes its own windows.")
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         raise ValueError(f"{NAME}: model = split into MultiGPU work units, whose windows cannot see each other; remove that node.")
+    if blend.mode == "blend" and AUDIO in guider.model_options.get("transformer_options", {}):
+        remedy = "give the blend one prompt of one window, or take InfiniteTalk off"
+        raise ValueError(f"{NAME}: model = with InfiniteTalk, whose audio and first frames lie over the whole video, not windows: {remedy}.")
     names = ", ".join(dict.fromkeys(g.name for g in guidance if isinstance(g, Objective)))
     if names and blend.mode == "word swap":
         raise ValueError(f"{names}: model = in word swap, whose videos are sampled one after another: take that off, or set mode blend.")

@@ -434,6 +434,13 @@ def with_windows(model):
     return windowed
 
 
+def with_audio(model):
+    """As the host's WanInfiniteTalkToVideo leaves it: audio for the whole video, and patches that lay it over the model's frames."""
+    speaking = model.clone()
+    speaking.model_options["transformer_options"]["audio_embeds"] = torch.zeros(1, 7, 32, 768)
+    return speaking
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -446,6 +453,7 @@ def with_windows(model):
         ({"twice": True}, "2 of these nodes"),
         ({"bad": [[negative()[0][0], {"area": (2, 2, 0, 0)}]]}, "area"),
         ({"blend": replace(SHARING, sharing=KVSharing(phrase=PhraseRef("dog")))}, "object.*dog"),
+        ({"audio": True}, "InfiniteTalk.*one window"),
     ],
 )
 def test_what_cannot_be_blended_is_refused_before_the_model_is_loaded(model, change, words, monkeypatch):
@@ -459,8 +467,15 @@ def test_what_cannot_be_blended_is_refused_before_the_model_is_loaded(model, cha
     blend = change.pop("blend", SHARING)
     guided = with_windows(model) if change.pop("windows", False) else model
     guided = attach(guided, blend) if change.pop("twice", False) else guided
+    guided = with_audio(guided) if change.pop("audio", False) else guided
     with pytest.raises(ValueError, match=f"Multi Prompt Blend: .*{words}"):
         sample(guided, blend, **change)
+
+
+def test_audio_for_one_window_or_for_videos_of_one_window_is_not_refused(model):
+    single = MultiPromptBlend(3, 1, (1,))
+    for blend, texts in ((single, prompts()[:1]), (SWAP, prompts())):
+        assert sample(with_audio(model), blend, noise_of(blend), texts, steps=1).isfinite().all()
 
 
 @pytest.mark.parametrize("blend", [SHARING, SWAP])

@@ -106,3 +106,13 @@ def phrase_rows_of_windows(positive: Sequence[dict[str, Any]], blend: MultiPromp
     own = {shown.prompt: entry for shown, entry in marked if not shown.share}
     rows = phrase_rows([own[prompt] for prompt in range(len(blend.repeats))], blend.sharing.phrase)
     return [tuple(sorted({*rows[shown.prompt], *(rows[shown.prompt + 1] if shown.share else ())})) for shown in blend.prompts]
+
+
+def words_of_prompts(positive: Sequence[dict[str, Any]], blend: MultiPromptBlend) -> list[str]:
+    """The text of each prompt, "" where its tokens did not come along."""
+    words = [""] * len(blend.repeats)
+    for entry in positive:
+        window, tokens = window_of(entry), entry.get(CONDITIONING_KEY)
+        if window is not None and tokens is not None and not blend.prompts[window].share:
+            words[blend.prompts[window].prompt] = tokens.pieces.text
+    return words

@@ -137,6 +137,9 @@ def test_both_experts_carry_one_blend_and_without_a_second_the_output_says_what_
         ({"kv_start_percent": 0.6, "kv_end_percent": 0.5}, "kv_end_percent. = 0.5.*kv_start_percent. = 0.6"),
         ({"prompts": {"prompt0": TWO["prompt0"] + TWO["prompt1"]}}, "prompt 1 = 2 conditionings"),
         ({"prompts": {"prompt0": TWO["prompt0"]}, "mode": "word swap"}, "two prompts"),
+        ({"prompts": {**TWO, "prompt2": [[torch.zeros(1, 77, 768), {}]]}}, "prompt 3 = text of width 768.*4096.*text encoder"),
+        ({"prompts": {**TWO, "prompt2": [[TWO["prompt1"][0][0].expand(2, -1, -1), {}]]}}, "prompt 3 = a batch of 2 rows.*prompt 1 has 1"),
+        ({"prompts": {"prompt0": [[None, {}]]}}, "prompt 1 = .*no text"),
     ],
 )
 def test_clear_errors_name_the_node_and_the_input(model, change, words):

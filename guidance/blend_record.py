@@ -15,8 +15,9 @@ from .report import Number, finite
 class BlendRecord:
     """One blended run of one model.
 
-    windows: how many; in word swap videos. passes: of the model over one window, all steps together. shared_steps: steps in which
-    windows read the one before. kv_bytes: the most that keys and values took while they waited.
+    windows: how many; in word swap videos. passes: of the model over one window, all steps together. shared_steps: how many steps, and
+    sharing: which ones of this run, from 0, in which windows read the one before. kv_bytes: the most that keys and values took while
+    they waited.
     words: each prompt, "" where its text is unknown. frames: of each window, latent [start, stop). shown: of each window, prompt from 0
     and share of the next one. shares: how much of each prompt is in each latent frame, "p t". unlike: `unlikeness` of the
     predictions of windows s and s + 1 where they overlap, "step s-1"; empty for a step that was not measured.
@@ -30,6 +31,7 @@ class BlendRecord:
     frames: list[list[int]]
     shown: list[list[float]]
     shares: list[list[float]]
+    sharing: list[int]
     unlike: list[list[Number]]
 
     @staticmethod
@@ -38,18 +40,18 @@ class BlendRecord:
 
 
 def blend_record(
-    blend: MultiPromptBlend, passes: int, shared_steps: int, kv_bytes: int, words: list[str], unlike: list[list[Number]]
+    blend: MultiPromptBlend, passes: int, sharing: list[int], kv_bytes: int, words: list[str], unlike: list[list[Number]]
 ) -> BlendRecord:
     swap = blend.mode == "word swap"
     windows = range(len(blend.prompts))
     frames = [[0, blend.window] if swap else [blend.frames_of(window).start, blend.frames_of(window).stop] for window in windows]
     shown = [[shown.prompt, shown.share] for shown in blend.prompts]
     shares = [] if swap else prompt_weights(blend).tolist()
-    return BlendRecord(len(windows), passes, shared_steps, kv_bytes, words, frames, shown, shares, unlike)
+    return BlendRecord(len(windows), passes, len(sharing), kv_bytes, words, frames, shown, shares, sharing, unlike)
 
 
 class SeamWatch:
-    """Compares each window's prediction with that of the one before where they overlap; a later run at the same sigma replaces an earlier."""
+    """Compares each window's prediction with that of the one before where they overlap. A later run at the same sigma replaces one."""
 
     def __init__(self, blend: MultiPromptBlend) -> None:
         self.overlap = 0 if blend.mode == "word swap" else blend.overlap

@@ -55,7 +55,7 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
         raise ValueError(f"{NAME}: model = split into MultiGPU work units, whose windows cannot see each other; remove that node.")
     if blend.mode == "blend" and AUDIO in guider.model_options.get("transformer_options", {}):
         remedy = "give the blend one prompt of one window, or take InfiniteTalk off"
-        raise ValueError(f"{NAME}: model = with InfiniteTalk, whose audio and first frames lie over the whole video, not windows: {remedy}.")
+        raise ValueError(f"{NAME}: model = with InfiniteTalk, whose audio and first frames are the whole video's, not a window's: {remedy}.")
     names = ", ".join(dict.fromkeys(g.name for g in guidance if isinstance(g, Objective)))
     if names and blend.mode == "word swap":
         raise ValueError(f"{names}: model = in word swap, whose videos are sampled one after another: take that off, or set mode blend.")
@@ -103,11 +103,11 @@ class RunningBlend(IndexListContextHandler):
         self.blocks = len(guider.model_patcher.model.diffusion_model.blocks)
         self.positive = {entry["uuid"] for entry in positive_entries(guider) if window_of(entry) is not None}
         self.phrase_rows = phrase_rows_of_windows(positive_entries(guider), blend)
-        self.spans: list[tuple[float, float]] = []
+        self.sharing: list[int] = []  # steps of this run
         if blend.sharing is not None and blend.sharing.blocks(self.blocks):
             model_sampling = guider.model_patcher.get_model_object("model_sampling")
-            intervals = guided_intervals(sigmas, model_sampling, blend.sharing.start_percent, blend.sharing.end_percent)
-            self.spans = [(float(sigmas[index]), float(sigmas[index + 1])) for index in intervals]
+            self.sharing = list(guided_intervals(sigmas, model_sampling, blend.sharing.start_percent, blend.sharing.end_percent))
+        self.spans = [(float(sigmas[index]), float(sigmas[index + 1])) for index in self.sharing]
         self.store = KVStore(blend.sharing.memory if blend.sharing else "gpu")
         self._pass: SharedPass | None = None
         self._sides: dict[tuple[int, Any], tuple[tuple[int, int], bool]] = {}
@@ -124,9 +124,7 @@ class RunningBlend(IndexListContextHandler):
 
     def finish(self) -> None:
         unlike = self.seams.of_steps(self.sigmas)
-        self.report.measured = asdict(
-            blend_record(self.blend, self.passes, len(self.spans), self.store.most_bytes, self.words, unlike)
-        )
+        self.report.measured = asdict(blend_record(self.blend, self.passes, self.sharing, self.store.most_bytes, self.words, unlike))
 
     def prepare_sampling(self, executor: Callable, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """PREPARE_SAMPLING wrapper: the host makes room for one window, and for the keys and values that wait beside it."""

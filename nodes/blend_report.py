@@ -19,7 +19,7 @@ class BlendReport(io.ComfyNode):
             node_id="WanConductorBlendReport",
             display_name="Blend Report",
             category="Wan Conductor",
-            description="Draws what Multi Prompt Blend did: each prompt's share of the video over its time, the windows, and how unlike two "
+            description="Draws what Multi Prompt Blend did: each prompt's share of the video over its time, the windows, and how unlike "
             "neighbouring windows were where they overlap, which is where a jump would be. Connect the report of Guided KSampler.",
             search_aliases=["ditctrl plot", "context windows", "seams", "guidance report", "multi prompt report"],
             is_output_node=True,
@@ -30,7 +30,8 @@ class BlendReport(io.ComfyNode):
             outputs=[
                 io.Image.Output(tooltip="One picture for each expert that was blended."),
                 io.String.Output(
-                    display_name="JSON", tooltip="The numbers: windows, shares of the prompts, passes, bytes of keys and values, unlikeness."
+                    display_name="JSON",
+                    tooltip="The numbers: windows, shares of the prompts, passes, bytes of keys and values, unlikeness at every step.",
                 ),
             ],
         )

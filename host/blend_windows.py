@@ -55,7 +55,7 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
         raise ValueError(f"{NAME}: model = split into MultiGPU work units, whose windows cannot see each other; remove that node.")
     if blend.mode == "blend" and AUDIO in guider.model_options.get("transformer_options", {}):
         remedy = "give the blend one prompt of one window, or take InfiniteTalk off"
-        raise ValueError(f"{NAME}: model = with InfiniteTalk, whose audio and first frames are the whole video's, not a window's: {remedy}.")
+        raise ValueError(f"{NAME}: model = with InfiniteTalk, whose audio and first frames are the whole video's: {remedy}.")
     names = ", ".join(dict.fromkeys(g.name for g in guidance if isinstance(g, Objective)))
     if names and blend.mode == "word swap":
         raise ValueError(f"{names}: model = in word swap, whose videos are sampled one after another: take that off, or set mode blend.")

@@ -39,7 +39,6 @@ HOST = ("host_windows", "host_windows_no_causal_fix")
 VARIANTS = (*PARTS, *HOST, "blend", *SHARED, "blend_masked")
 FEWER = (*PARTS, "host_windows", "blend", "blend_kv", "blend_kv_all_blocks", "blend_kv_all_blocks_20_to_40")
 REPEATED_WINDOWS = 5  # of one prompt
-KINDS = {"looks_and_motion": ("colour", "shape", "motion"), "place_and_presence": ("place", "added", "removed")}
 
 
 def evaluate_variants(
@@ -60,15 +59,14 @@ def evaluate_variants(
 
 def compared(rows: dict[str, list[dict[str, float]]], groups: list[int], told: Sequence[Story]) -> dict[str, Any]:
     """Figures of each variant, its paired differences from others, and all of that by what changes; groups[i]: the story of row i."""
-    changes = {change: (change,) for change in sorted({story.change for story in told})}
-    subsets = {key: [i for i, group in enumerate(groups) if told[group].change in those] for key, those in (changes | KINDS).items()}
+    changes = sorted({story.change for story in told})
     result = {name: beside_others(name, rows, groups) for name in rows}
     if len(changes) > 1:
+        of_change = {change: [i for i, group in enumerate(groups) if told[group].change == change] for change in changes}
         for name in rows:
             result[name]["by_change"] = {
-                key: beside_others(name, {of: [values[i] for i in chosen] for of, values in rows.items()}, [groups[i] for i in chosen])
-                for key, chosen in subsets.items()
-                if chosen
+                change: beside_others(name, {of: [values[i] for i in chosen] for of, values in rows.items()}, [groups[i] for i in chosen])
+                for change, chosen in of_change.items()
             }
     return result
 

@@ -23,11 +23,27 @@ def window_conditioning(prompts: Sequence[Any], blend: MultiPromptBlend) -> list
             held = "nothing" if not conditioning else f"{len(conditioning)} conditionings"
             raise ValueError(f"{NAME}: prompt {number} = {held}: each must be a single one; join prompts (Combine) after this node")
         entries.append(conditioning[0])
+    check_same_encoder([rows for rows, _ in entries])
     return [
         [rows, {**keys, WINDOW_KEY: window}]
         for window, shown in enumerate(blend.prompts)
         for rows, keys in [shown_in_window(entries, shown)]
     ]
+
+
+def check_same_encoder(texts: Sequence[Any]) -> None:
+    """Raise ValueError unless all are text "b t c" of one batch and one width, so that they can be mixed."""
+    for number, rows in enumerate(texts, start=1):
+        if not isinstance(rows, Tensor) or rows.ndim != 3:
+            raise ValueError(f"{NAME}: prompt {number} = no text: connect Conductor Text Encode or CLIP Text Encode")
+        (batch, _, width), (first_batch, _, first_width) = rows.shape, texts[0].shape
+        if width != first_width:
+            differs, remedy = f"text of width {width}, where prompt 1 has {first_width}", "encode all with one text encoder"
+        elif batch != first_batch:
+            differs, remedy = f"a batch of {batch} rows, where prompt 1 has {first_batch}", "give each prompt as many"
+        else:
+            continue
+        raise ValueError(f"{NAME}: prompt {number} = {differs}: {remedy}")
 
 
 def shown_in_window(entries: Sequence[Any], shown: WindowPrompt) -> tuple[Tensor, dict[str, Any]]:
@@ -106,3 +122,13 @@ def phrase_rows_of_windows(positive: Sequence[dict[str, Any]], blend: MultiPromp
     own = {shown.prompt: entry for shown, entry in marked if not shown.share}
     rows = phrase_rows([own[prompt] for prompt in range(len(blend.repeats))], blend.sharing.phrase)
     return [tuple(sorted({*rows[shown.prompt], *(rows[shown.prompt + 1] if shown.share else ())})) for shown in blend.prompts]
+
+
+def words_of_prompts(positive: Sequence[dict[str, Any]], blend: MultiPromptBlend) -> list[str]:
+    """The text of each prompt, "" where its tokens did not come along."""
+    words = [""] * len(blend.repeats)
+    for entry in positive:
+        window, tokens = window_of(entry), entry.get(CONDITIONING_KEY)
+        if window is not None and tokens is not None and not blend.prompts[window].share:
+            words[blend.prompts[window].prompt] = tokens.pieces.text
+    return words

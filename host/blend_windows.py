@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import comfy.model_management
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from ..guidance.attention_maps import find_pad_rows
 from ..guidance.blend import Evaluation, MultiPromptBlend, blend_weights
+from ..guidance.blend_record import SeamWatch, blend_record
 from ..guidance.kv_sharing import NAME, KVStore, SharedPass, Side
 from ..guidance.latent_time import pixel_frames
 from ..guidance.objective import Objective
 from ..guidance.patch import Handler, VideoGrid
 from ..guidance.report import PatchReport
-from .blend_prompts import check_windows, entries_of_window, phrase_rows_of_windows, window_of
+from .blend_prompts import check_windows, entries_of_window, phrase_rows_of_windows, window_of, words_of_prompts
 from .geometry import takes_start_image
 from .guided_steps import uncached
 from .patches import RunningPatch
@@ -26,6 +28,7 @@ from .run import SamplerLink
 from .schedule import guided_intervals
 
 KEY = "wan_conductor_blend"
+AUDIO = "audio_embeds"  # where the host's WanInfiniteTalkToVideo leaves the audio
 BATCH_DIM, FRAMES_DIM = 0, 2  # of a latent "b c f h w"
 
 
@@ -50,6 +53,9 @@ def start_blend(guidance: Sequence[Any], guider: Any, noise: Tensor, sigmas: Ten
         raise ValueError(f"{NAME}: model = already divided by a context windows node; remove that node, the blend makes its own windows.")
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         raise ValueError(f"{NAME}: model = split into MultiGPU work units, whose windows cannot see each other; remove that node.")
+    if blend.mode == "blend" and AUDIO in guider.model_options.get("transformer_options", {}):
+        remedy = "give the blend one prompt of one window, or take InfiniteTalk off"
+        raise ValueError(f"{NAME}: model = with InfiniteTalk, whose audio and first frames are the whole video's: {remedy}.")
     names = ", ".join(dict.fromkeys(g.name for g in guidance if isinstance(g, Objective)))
     if names and blend.mode == "word swap":
         raise ValueError(f"{names}: model = in word swap, whose videos are sampled one after another: take that off, or set mode blend.")
@@ -97,15 +103,18 @@ class RunningBlend(IndexListContextHandler):
         self.blocks = len(guider.model_patcher.model.diffusion_model.blocks)
         self.positive = {entry["uuid"] for entry in positive_entries(guider) if window_of(entry) is not None}
         self.phrase_rows = phrase_rows_of_windows(positive_entries(guider), blend)
-        self.spans: list[tuple[float, float]] = []
+        self.sharing: list[int] = []  # steps of this run
         if blend.sharing is not None and blend.sharing.blocks(self.blocks):
             model_sampling = guider.model_patcher.get_model_object("model_sampling")
-            intervals = guided_intervals(sigmas, model_sampling, blend.sharing.start_percent, blend.sharing.end_percent)
-            self.spans = [(float(sigmas[index]), float(sigmas[index + 1])) for index in intervals]
+            self.sharing = list(guided_intervals(sigmas, model_sampling, blend.sharing.start_percent, blend.sharing.end_percent))
+        self.spans = [(float(sigmas[index]), float(sigmas[index + 1])) for index in self.sharing]
         self.store = KVStore(blend.sharing.memory if blend.sharing else "gpu")
         self._pass: SharedPass | None = None
         self._sides: dict[tuple[int, Any], tuple[tuple[int, int], bool]] = {}
         self.passes = 0
+        self.sigmas = sigmas[:-1].tolist()
+        self.seams = SeamWatch(blend)
+        self.words = words_of_prompts(positive_entries(guider), blend)
         self.report = PatchReport(NAME, link.model, list(range(link.first_step, link.first_step + len(sigmas) - 1)))
         link.report.patches.append(self.report)
 
@@ -114,12 +123,8 @@ class RunningBlend(IndexListContextHandler):
         return noise[:1].expand_as(noise).clone() if self.blend.mode == "word swap" else noise
 
     def finish(self) -> None:
-        self.report.measured = {
-            "windows": len(self.blend.prompts),
-            "passes": self.passes,
-            "shared_steps": len(self.spans),
-            "kv_bytes": self.store.most_bytes,
-        }
+        unlike = self.seams.of_steps(self.sigmas)
+        self.report.measured = asdict(blend_record(self.blend, self.passes, self.sharing, self.store.most_bytes, self.words, unlike))
 
     def prepare_sampling(self, executor: Callable, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """PREPARE_SAMPLING wrapper: the host makes room for one window, and for the keys and values that wait beside it."""
@@ -157,17 +162,23 @@ class RunningBlend(IndexListContextHandler):
         evaluations = self.blend.evaluations(windows_of(conds, len(self.blend.prompts)), shared)
         runs = [evaluation.window for evaluation in evaluations]
         blended = [torch.zeros_like(x_in) for _ in conds]
+        of_prompt = next((index for index, entries in enumerate(conds) if self.is_positive(entries)), 0)
         try:
             for evaluation in evaluations:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 found = self.evaluate(evaluation, calc_cond_batch, model, conds, x_in, timestep, model_options)
                 for total, predicted in zip(blended, found, strict=True):
                     self.add(total, predicted, evaluation.window, runs.count(evaluation.window))
+                self.seams.see(sigma, evaluation.window, found[of_prompt])
                 self.passes += 1
         finally:
+            self.seams.step_over()
             self._pass, self._sides = None, {}
             self.store.clear()
         return blended
+
+    def is_positive(self, entries: list[dict[str, Any]] | None) -> bool:
+        return any(entry["uuid"] in self.positive for entry in entries or ())
 
     def add(self, total: Tensor, predicted: Tensor, window: int, evaluations: int) -> None:
         if self.weights is None:
@@ -226,7 +237,7 @@ class RunningBlend(IndexListContextHandler):
 
         A negative may have windows too: Conditioning (Zero Out) of the positive.
         """
-        first = [any(entry["uuid"] in self.positive for entry in entries or ()) for entries in conds]
+        first = [self.is_positive(entries) for entries in conds]
         predicted = [torch.zeros_like(x) for _ in conds]
         for turn in (True, False):
             chosen = [entries if of_prompt == turn else None for entries, of_prompt in zip(conds, first, strict=True)]

@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..host.classifier_files import register_folder
 from .attention_preview import AttentionPreview
 from .audio_timing import AudioToTiming
+from .blend_report import BlendReport
 from .composition_guide import CompositionGuideNode
 from .composition_report import CompositionReport
 from .conductor_text_encode import ConductorTextEncode
@@ -51,6 +52,7 @@ NODES: list[type[io.ComfyNode]] = [
     EventReport,
     SpectralReport,
     CompositionReport,
+    BlendReport,
 ]
 
 

@@ -31,11 +31,13 @@ SHARED: dict[str, dict[str, Any]] = {
     "blend_kv": {"sharing": KVSharing()},
     "blend_kv_faithful": {"sharing": KVSharing(), "plan": "faithful"},
     "blend_kv_all_blocks": {"sharing": KVSharing(last_blocks=1.0)},  # the paper's sixth is one block here, too late for the layout
+    # once the prompt has decided what is there, and only while the places are decided
+    "blend_kv_all_blocks_20_to_40": {"sharing": KVSharing(0.2, 0.4, last_blocks=1.0)},
 }
 PARTS = ("single", "hard_cut")  # of the same videos: each prompt by itself, judged one by one, and one after the other
 HOST = ("host_windows", "host_windows_no_causal_fix")
 VARIANTS = (*PARTS, *HOST, "blend", *SHARED, "blend_masked")
-FEWER = (*PARTS, "host_windows", "blend", "blend_kv", "blend_kv_all_blocks")
+FEWER = (*PARTS, "host_windows", "blend", "blend_kv", "blend_kv_all_blocks", "blend_kv_all_blocks_20_to_40")
 REPEATED_WINDOWS = 5  # of one prompt
 
 
@@ -56,19 +58,23 @@ def evaluate_variants(
 
 
 def compared(rows: dict[str, list[dict[str, float]]], groups: list[int], told: Sequence[Story]) -> dict[str, Any]:
-    """Figures of each variant, its paired differences from others, and both parts by what changes; groups[i]: the story of row i."""
-    of_change = {change: [i for i, group in enumerate(groups) if told[group].change == change] for change in {s.change for s in told}}
-    result: dict[str, Any] = {}
-    for name, values in rows.items():
-        result[name] = figures(values, groups) | {
-            f"minus_{other}": figures(differences(values, rows[other]), groups)
-            for other in ("single", "host_windows", "blend")
-            if other in rows and other != name and name not in PARTS
-        }
-        if len(of_change) > 1:
-            by_change = {key: figures([values[i] for i in chosen], [groups[i] for i in chosen]) for key, chosen in of_change.items()}
-            result[name]["by_change"] = dict(sorted(by_change.items()))
+    """Figures of each variant, its paired differences from others, and all of that by what changes; groups[i]: the story of row i."""
+    changes = sorted({story.change for story in told})
+    result = {name: beside_others(name, rows, groups) for name in rows}
+    if len(changes) > 1:
+        of_change = {change: [i for i, group in enumerate(groups) if told[group].change == change] for change in changes}
+        for name in rows:
+            result[name]["by_change"] = {
+                change: beside_others(name, {of: [values[i] for i in chosen] for of, values in rows.items()}, [groups[i] for i in chosen])
+                for change, chosen in of_change.items()
+            }
     return result
+
+
+def beside_others(name: str, rows: dict[str, list[dict[str, float]]], groups: list[int]) -> dict[str, Any]:
+    others = () if name in PARTS else [other for other in ("single", "host_windows", "blend") if other in rows and other != name]
+    minus = {f"minus_{other}": figures(differences(rows[name], rows[other]), groups) for other in others}
+    return figures(rows[name], groups) | minus
 
 
 def figures(values: Sequence[dict[str, float]], groups: list[int]) -> dict[str, Any]:
@@ -159,23 +165,27 @@ def host_prompt_weights(prompts: int, blend: MultiPromptBlend) -> Tensor:
 def evaluate_blend(playground: Playground, options: argparse.Namespace) -> dict[str, Any]:
     """Two prompts at every variant; then the same stories without transitions, longer stories, and one prompt over a long video."""
     seeds, seed = options.seeds, options.seed
-    result = evaluate_variants(playground, stories(options.captions, seed, 2, options.changes), options.variants, seeds, seed)
+    result: dict[str, Any] = {}
+    if options.captions:
+        result = evaluate_variants(playground, stories(options.captions, seed, 2, options.changes), options.variants, seeds, seed)
     if options.others:
+        fewer = [name for name in FEWER if name in options.variants]
+        whole = [name for name in fewer if name not in PARTS]
         abrupt = stories(options.others, seed, 2, options.changes)
-        result["abrupt"] = evaluate_variants(playground, abrupt, FEWER[2:], seeds, seed, replace(BLEND, transitions=0))
+        result["abrupt"] = evaluate_variants(playground, abrupt, whole, seeds, seed, replace(BLEND, transitions=0))
         result["by_prompts"] = {
-            str(count): evaluate_variants(playground, stories(options.others, seed, count, options.changes), FEWER, seeds, seed)
+            str(count): evaluate_variants(playground, stories(options.others, seed, count, options.changes), fewer, seeds, seed)
             for count in options.prompts
         }
         repeated, long = stories(options.others, seed, 1, ("nothing",)), replace(BLEND, repeats=(REPEATED_WINDOWS,))
-        result["repeated"] = evaluate_variants(playground, repeated, ("no_windows", *FEWER[2:]), seeds, seed, long)
+        result["repeated"] = evaluate_variants(playground, repeated, ("no_windows", *whole), seeds, seed, long)
     settings = {"steps": playground.steps, "cfg": playground.cfg, "window": BLEND.window, "overlap": BLEND.overlap}
     return result | {"stories": options.captions, "other_stories": options.others, "seeds": seeds, "seed": seed} | settings
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate blend", description=__doc__)
-    add_sampling(parser, captions=60, seeds=1, told="stories of two prompts")
+    add_sampling(parser, captions=60, seeds=1, told="stories of two prompts; 0 leaves them out")
     parser.add_argument("--others", type=int, default=12, help="stories of every other kind: abrupt, longer, repeated; 0 leaves them out")
     parser.add_argument("--prompts", type=int, nargs="*", default=(3, 5), help="of the longer stories")
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=CHANGES, metavar="CHANGE", help=f"of {', '.join(CHANGES)}")

@@ -166,6 +166,28 @@ def test_positions_begin_at_zero_in_every_window(model):
     assert not torch.allclose(tokens[0], tokens[1])  # RoPE is in them
 
 
+def test_the_report_tells_how_unlike_neighbours_predict_their_overlap(model, runs):
+    """In one step of one side the windows' videos, sampled one by one, are their predictions."""
+    noise = noise_of(NO_SHARING)
+    sample(model, NO_SHARING, noise, steps=1, cfg=1.0)
+    alone = []
+    for number, entry in enumerate(window_conditioning(prompts(), NO_SHARING)):
+        part = noise[:, :, 2 * number : 2 * number + 3]
+        alone.append(model.model.process_latent_in(tiny_wan.sample(model, [entry], negative(), part, steps=1, cfg=1.0)))
+    expected = [float((a[:, :, 2] - b[:, :, 0]).norm() / ((a[:, :, 2].norm() ** 2 + b[:, :, 0].norm() ** 2) / 2) ** 0.5) for a, b in
+                zip(alone, alone[1:])]  # fmt: skip
+    assert runs[0].report.measured["unlike"] == [pytest.approx(expected, rel=1e-3)] and min(expected) > 0.1
+
+
+@pytest.mark.parametrize("plan", ["fast", "faithful"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
+def test_every_step_of_the_report_has_all_seams_whatever_the_sampler_and_the_guidance(model, runs, sampler, plan):
+    sample(attach(model, temporal_mask("50% - end  jumps")), replace(SHARING, plan=plan), sampler=sampler)
+    measured = runs[0].report.measured
+    assert [len(step) for step in measured["unlike"]] == [2] * STEPS and all(0 < seam < 2 for step in measured["unlike"] for seam in step)
+    assert measured["windows"] == 3 and measured["words"] == list(TEXTS)
+
+
 @pytest.mark.parametrize("sampler", ["heun", "uni_pc", "dpmpp_2m", "dpm_2", "euler_ancestral"])
 def test_every_sampler_runs_and_leaves_nothing_behind(model, runs, sampler):
     out = sample(model, SHARING, sampler=sampler)
@@ -434,6 +456,13 @@ def with_windows(model):
     return windowed
 
 
+def with_audio(model):
+    """As the host's WanInfiniteTalkToVideo leaves it: audio for the whole video, and patches that lay it over the model's frames."""
+    speaking = model.clone()
+    speaking.model_options["transformer_options"]["audio_embeds"] = torch.zeros(1, 7, 32, 768)
+    return speaking
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -446,6 +475,7 @@ def with_windows(model):
         ({"twice": True}, "2 of these nodes"),
         ({"bad": [[negative()[0][0], {"area": (2, 2, 0, 0)}]]}, "area"),
         ({"blend": replace(SHARING, sharing=KVSharing(phrase=PhraseRef("dog")))}, "object.*dog"),
+        ({"audio": True}, "InfiniteTalk.*one window"),
     ],
 )
 def test_what_cannot_be_blended_is_refused_before_the_model_is_loaded(model, change, words, monkeypatch):
@@ -459,8 +489,15 @@ def test_what_cannot_be_blended_is_refused_before_the_model_is_loaded(model, cha
     blend = change.pop("blend", SHARING)
     guided = with_windows(model) if change.pop("windows", False) else model
     guided = attach(guided, blend) if change.pop("twice", False) else guided
+    guided = with_audio(guided) if change.pop("audio", False) else guided
     with pytest.raises(ValueError, match=f"Multi Prompt Blend: .*{words}"):
         sample(guided, blend, **change)
+
+
+def test_audio_for_one_window_or_for_videos_of_one_window_is_not_refused(model):
+    single = MultiPromptBlend(3, 1, (1,))
+    for blend, texts in ((single, prompts()[:1]), (SWAP, prompts())):
+        assert sample(with_audio(model), blend, noise_of(blend), texts, steps=1).isfinite().all()
 
 
 @pytest.mark.parametrize("blend", [SHARING, SWAP])

@@ -1,11 +1,13 @@
 """Multi Prompt Blend as a node: what it makes of its inputs, shows and refuses, in both experts and under the host's own executor."""
 
 import asyncio
+import json
 import sys
 from types import SimpleNamespace
 
 import comfy.sample
 import execution
+import folder_paths
 import pytest
 import tiny_wan
 import torch
@@ -16,10 +18,12 @@ from tiny_umt5 import tiny_clip
 from wan_conductor.guidance.blend import MultiPromptBlend
 from wan_conductor.guidance.kv_sharing import KVSharing
 from wan_conductor.guidance.objective import PhraseRef
+from wan_conductor.guidance.report import GuidanceReport
 from wan_conductor.host.attach import attached
 from wan_conductor.host.blend_prompts import WINDOW_KEY
 from wan_conductor.host.tokens import check_conditioning
 from wan_conductor.nodes import NODES
+from wan_conductor.nodes.blend_report import BlendReport
 from wan_conductor.nodes.guided_ksampler import GuidedKSampler
 from wan_conductor.nodes.multi_prompt_blend import MultiPromptBlendNode
 
@@ -133,6 +137,9 @@ def test_both_experts_carry_one_blend_and_without_a_second_the_output_says_what_
         ({"kv_start_percent": 0.6, "kv_end_percent": 0.5}, "kv_end_percent. = 0.5.*kv_start_percent. = 0.6"),
         ({"prompts": {"prompt0": TWO["prompt0"] + TWO["prompt1"]}}, "prompt 1 = 2 conditionings"),
         ({"prompts": {"prompt0": TWO["prompt0"]}, "mode": "word swap"}, "two prompts"),
+        ({"prompts": {**TWO, "prompt2": [[torch.zeros(1, 77, 768), {}]]}}, "prompt 3 = text of width 768.*4096.*text encoder"),
+        ({"prompts": {**TWO, "prompt2": [[TWO["prompt1"][0][0].expand(2, -1, -1), {}]]}}, "prompt 3 = a batch of 2 rows.*prompt 1 has 1"),
+        ({"prompts": {"prompt0": [[None, {}]]}}, "prompt 1 = .*no text"),
     ],
 )
 def test_clear_errors_name_the_node_and_the_input(model, change, words):
@@ -161,6 +168,9 @@ def test_guided_ksampler_runs_both_experts_and_reports(model, low):
     assert sum(one["passes"] for one in measured) == 3 * 6 and {one["windows"] for one in measured} == {3}
     assert 1 <= sum(one["shared_steps"] for one in measured) <= 4
     assert report.denoise_forwards == 2 * 3 * 6
+    assert GuidanceReport.from_json(report.to_json()).patches == report.patches
+    drawn = BlendReport.execute(report)
+    assert len(drawn.args[0]) == 2 and [one["model"] for one in json.loads(drawn.args[1])] == ["high noise", "low noise"]
     noise = comfy.sample.prepare_noise(latent["samples"], 7)
     stock = tiny_wan.sample(high, positive, prompt("bad", seed=2), noise, steps=6, cfg=3.0)
     one, _ = GuidedKSampler.execute(
@@ -168,6 +178,20 @@ def test_guided_ksampler_runs_both_experts_and_reports(model, low):
         {"switch_at": "t2v"},
     ).args
     assert torch.allclose(one["samples"], stock)
+
+
+def test_blend_report_saves_beside_its_picture_and_says_why_there_is_none(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    nothing = GuidanceReport(16.0, 3)
+    assert BlendReport.execute(nothing).args[0].shape == (1, 450, 700, 3) and json.loads(BlendReport.execute(nothing).args[1]) == []
+    swap = blend(model, mode="word swap")
+    _, report = GuidedKSampler.execute(
+        swap.args[0], "enable", 7, 2, 3.0, "euler", "simple", swap.args[2], prompt("bad", seed=2), swap.args[3], 0, 10000, "disable",
+        {"budget": "auto"}, {"switch_at": "t2v"},
+    ).args
+    (patch,) = json.loads(BlendReport.execute(report, "wan/blend").args[1])
+    assert patch["measured"]["windows"] == 2 and patch["measured"]["unlike"] == [[], []]
+    assert sorted(path.suffix for path in (tmp_path / "wan").iterdir()) == [".json", ".png"]
 
 
 def test_each_video_of_a_word_swap_keeps_its_own_leftover_noise_through_both_experts(model, low):

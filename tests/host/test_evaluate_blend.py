@@ -1,6 +1,7 @@
 """`playground evaluate blend`: who rules which frames, the host's windows as its node makes them, attention by position, and the keys."""
 
 import json
+import math
 
 import comfy.context_windows
 import pytest
@@ -9,7 +10,7 @@ from wan_conductor.guidance.patch import VideoGrid
 from wan_conductor.playground import evaluate, network
 from wan_conductor.playground.blend_attention import attention_between_windows, by_position, object_to_itself, object_tokens
 from wan_conductor.playground.blend_stories import stories
-from wan_conductor.playground.evaluate_blend import BLEND, VARIANTS, host_prompt_weights, host_windows, sample_variant, spans_of
+from wan_conductor.playground.evaluate_blend import BLEND, VARIANTS, compared, host_prompt_weights, host_windows, sample_variant, spans_of
 from wan_conductor.playground.sampling import Playground
 
 with_weights = pytest.mark.skipif(not (network.WEIGHTS / "wan.safetensors").is_file(), reason="weights are not made yet")
@@ -104,3 +105,19 @@ def test_attention_between_windows_is_measured_and_drawn(tmp_path):
     story = stories(1, 1000)[0]
     plain, shared = (sample_variant(playground, name, story, 1, 1, BLEND) for name in ("blend", "blend_kv"))
     assert plain.shape[1] == BLEND.latent_frames and not torch.equal(plain, shared)
+
+
+def test_figures_are_also_told_by_what_changes_each_beside_the_others_on_the_same_stories():
+    told = stories(4, 3, 2, ("colour", "added"))
+    row = lambda right, seam: {"prompt_accuracy": right, "seam": seam}  # noqa: E731
+    rows = {
+        "single": [row(1.0, math.nan)] * 4,
+        "host_windows": [row(0.5, 0.6), row(0.0, 0.6), row(1.0, 0.8), row(0.5, 0.6)],
+        "blend": [row(1.0, 0.9), row(0.0, 0.7), row(1.0, 0.9), row(0.0, 0.7)],
+    }
+    found = compared(rows, [0, 1, 2, 3], told)["blend"]
+    colour, added = (found["by_change"][change] for change in ("colour", "added"))
+    assert (colour["seam"], colour["prompt_accuracy"], added["prompt_accuracy"]) == (0.9, 1.0, 0.0)
+    assert colour["minus_host_windows"]["seam"] == pytest.approx(0.2) and added["minus_host_windows"]["seam"] == pytest.approx(0.1)
+    assert added["minus_single"]["prompt_accuracy"] == -1 and found["minus_host_windows"]["prompt_accuracy"] == 0
+    assert sorted(found["by_change"]) == ["added", "colour"]

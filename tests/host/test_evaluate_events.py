@@ -74,7 +74,7 @@ def test_given_spans_are_the_latent_frames_in_which_the_world_draws_each_event()
 
 
 def model_call(**changes):
-    told = PromptRows(torch.tensor([False, True]), {0: (0,), 1: (1,), 2: (2, 3)})
+    told = PromptRows(torch.tensor([False, True]), {0: (0,), 1: (1,), 2: (2, 3)}, None)
     call = ModelCall(VideoGrid(5, 1, 2), tuple(range(5)), 5, 1.0, 0.0, 2, (told,), None, 16.0)
     return replace(call, **changes)
 

@@ -132,7 +132,7 @@ def test_blocks_share_their_tables_and_a_call_without_negative_rows_gives_the_sa
     control = schedule(blocks="all")
 
     def handler(rows):
-        grid, positive = VideoGrid(3, 3, 4), PromptRows(torch.tensor(rows), cat)
+        grid, positive = VideoGrid(3, 3, 4), PromptRows(torch.tensor(rows), cat, slice(7, None))
         return control.handler(ModelCall(grid, (0, 1, 2), 3, 1.0, 0.0, 4, (positive,), slice(7, None), 16.0), None)
 
     with_negative, alone = handler([True, False]), handler([True])

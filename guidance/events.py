@@ -20,7 +20,7 @@ from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline, line_mask
 
-Ablation = Literal["motion mask", "reinforcement", "rearrangement"]
+Ablation = Literal["motion mask", "reinforcement", "rearrangement", "raising"]
 END_PERCENT, END_PERCENT_I2V = 0.2, 0.4  # section 4: the first 20 % of the steps, 40 % where an image is given
 
 
@@ -41,6 +41,7 @@ class EventSchedule:
     END_PERCENT for text to video, END_PERCENT_I2V where an image is given. At least one step is controlled.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
     without: parts left out to measure what they bring. Rearrangement: all events count as current in every frame.
+        Raising: b+ is nothing; the other events are held back, and that is all.
     """
 
     timeline: Timeline

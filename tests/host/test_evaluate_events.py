@@ -136,8 +136,8 @@ def test_the_command_prints_what_the_issue_asks_for(capsys):
     evaluate_events.main(["--captions", "2", "--seeds", "1", "--steps", "1", "--end-percent", "0.6", "--blocks", "all", "--json"])
     result = json.loads(capsys.readouterr().out)
     compared = {
-        "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement", "no_raising", "time_penalty",
-        "time_penalty_alike",
+        "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement", "no_raising",
+        "time_penalty", "time_penalty_alike",
     }  # fmt: skip
     assert compared <= result.keys() and result["knobs"] == {"end_percent": 0.6, "blocks": "all"}
     for name in compared:

@@ -14,13 +14,13 @@ from .event_attention import BiasTables, Erode, Statistics, bias_tables, schedul
 from .event_subjects import NAME, Subject, SubjectTokens, check_claims, check_room, check_subjects
 from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
-from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed
+from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed, PromptRows
 from .phrases import fold
 from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline, line_mask
 
-Ablation = Literal["motion mask", "reinforcement", "rearrangement"]
+Ablation = Literal["motion mask", "reinforcement", "rearrangement", "raising"]
 END_PERCENT, END_PERCENT_I2V = 0.2, 0.4  # section 4: the first 20 % of the steps, 40 % where an image is given
 
 
@@ -41,6 +41,7 @@ class EventSchedule:
     END_PERCENT for text to video, END_PERCENT_I2V where an image is given. At least one step is controlled.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
     without: parts left out to measure what they bring. Rearrangement: all events count as current in every frame.
+        Raising: b+ is nothing; the other events are held back, and that is all.
     """
 
     timeline: Timeline
@@ -161,12 +162,12 @@ class EventSchedule:
     def handler(self, call: ModelCall, record: EventMeasurement | None) -> Handler | None:
         """Controls the text attention of the chosen main blocks: each positive prompt by its own words, on its own rows."""
         blocks = self.controlled_blocks(call.blocks)
-        prompts: list[tuple[Rows, tuple[SubjectTokens, ...], Callable[[torch.device], BiasTables]]] = []
+        prompts: list[tuple[PromptRows, Rows, tuple[SubjectTokens, ...], Callable[[torch.device], BiasTables]]] = []
         for prompt in call.prompts:
             rows = [prompt.text_rows.get(place, ()) for place in range(len(self.phrases))]
             subjects = self.bind(rows, call.total_frames, call.fps, call.frames)
             if any(subject.acts for subject in subjects):
-                prompts.append((batch_rows(prompt.rows), subjects, cache(partial(bias_tables, self, subjects))))
+                prompts.append((prompt, batch_rows(prompt.rows), subjects, cache(partial(bias_tables, self, subjects))))
         if not blocks or not prompts:
             return None
         grid = (call.grid.frames, call.grid.height, call.grid.width)
@@ -176,13 +177,13 @@ class EventSchedule:
             if site.kind != "text" or site.vace or site.block not in blocks:
                 return None
             biases: list[tuple[Rows, LogitBias]] = []
-            for rows, subjects, tables in prompts:
+            for prompt, rows, subjects, tables in prompts:
                 q, k = (
                     rearrange(x, "b n (h d) -> b n h d", h=attention.heads)
                     for x in (attention.q[rows, call.grid.video_tokens], attention.k[rows])
                 )
                 shared = tables(q.device)
-                if bias := schedule_bias(self, q, k, grid, subjects, call.pad_rows, trace, call.frames, shared):
+                if bias := schedule_bias(self, q, k, grid, subjects, prompt.pad_rows, trace, call.frames, shared):
                     biases.append((rows, bias))
             return with_biases(attention, proceed, biases, call)
 

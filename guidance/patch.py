@@ -67,6 +67,7 @@ class PromptRows:
 
     rows: Tensor  # bool "b": the rows of the batch that are its
     text_rows: dict[int, tuple[int, ...]]  # place in `Patch.phrases` -> its rows of the text; a phrase that this prompt lacks is missing
+    pad_rows: slice | None  # its own padding, which begins before the call's where another prompt of the batch is longer
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class RunningPatch:
         if not any(self.within(sigma, span) for span in self.spans):
             return []
         prompts = [
-            PromptRows(mask, text_rows)
+            PromptRows(mask, text_rows, find_pad_rows(context[mask]))
             for entry, text_rows in self.prompts
             if (mask := self.rows_of(entry, context, transformer_options)).any()
         ]

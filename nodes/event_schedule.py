@@ -1,6 +1,7 @@
 """Event Schedule: the events of one prompt happen in order, each in its span."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
@@ -8,6 +9,7 @@ from comfy_api.latest import io
 from ..guidance.event_attention import Statistics
 from ..guidance.event_subjects import NAME
 from ..guidance.events import END_PERCENT, END_PERCENT_I2V, Erode, EventSchedule
+from ..guidance.spans import Span
 from ..host.geometry import takes_start_image
 from .pair import pair_inputs, pair_outputs, require_wan_pair
 from .timeline_input import conditioning_input, fps_input, occurrence_input, read_occurrence, read_timeline, valid_timeline
@@ -118,5 +120,11 @@ def describe(schedule: EventSchedule, found: Sequence[str], fps: float) -> str:
         lines.append(next(tokens))
         for event in subject.events:
             strength = f" x{event.strength:g}" if event.strength != 1 else ""
-            lines.append(f"  {next(tokens)}  |  {', '.join(map(str, event.spans))}{strength}")
+            lines.append(f"  {next(tokens)}  |  {', '.join(map(readable, event.spans))}{strength}")
     return "\n".join([*lines, f"seconds at {fps:g} fps, controlled from {schedule.start_percent:.0%} to {schedule.end_percent:.0%}"])
+
+
+def readable(span: Span) -> str:
+    """A third of the video as 33.3%, not with all the digits that a float has."""
+    start, end = (replace(moment, value=round(moment.value, 1 if moment.unit == "%" else 3)) for moment in (span.start, span.end))
+    return str(replace(span, start=start, end=end))

@@ -32,8 +32,8 @@ PARTS = ("colour", "shape", "continuity")  # of `subject`
 GROUPS = ("2", "3", "4", "two_subjects")
 I2V = "i2v"  # a comparison of its own, on other captions
 VARIANTS = (
-    "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement", "time_penalty",
-    "time_penalty_alike", I2V,
+    "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement",
+    "no_raising", "time_penalty", "time_penalty_alike", I2V,
 )  # fmt: skip
 LONGEST_STEP = 3.0  # canvas cells; the fastest told motion covers 1.7 in one latent frame
 
@@ -123,6 +123,7 @@ def variants(told: Told, caption: str, knobs: dict[str, Any]) -> dict[str, Calla
         "no_motion_mask": lambda: schedule(shares, without=frozenset({"motion mask"})),
         "no_reinforcement": lambda: schedule(shares, without=frozenset({"reinforcement"})),
         "no_rearrangement": lambda: schedule(shares, without=frozenset({"rearrangement"})),
+        "no_raising": lambda: schedule(shares, without=frozenset({"raising"})),
         "time_penalty": lambda: TimePenalty(schedule(shares)),
         "time_penalty_alike": lambda: TimePenalty(schedule(shares), alike=True),
     }

@@ -68,8 +68,9 @@ def kinds_of(shape: Shape, schedule: EventSchedule, setting: Setting, record: Ev
     Each controlled call also pays what a run pays once for all blocks of a model call: hooks, words, tables.
     """
     blocks, grid = random_blocks(shape, setting), setting.grid
-    positive = PromptRows(torch.arange(setting.rows) == 0, PHRASE_ROWS)
-    call = ModelCall(grid, tuple(range(grid.frames)), grid.frames, 1.0, 0.0, 1, (positive,), slice(WORDS, TEXT_ROWS), 16.0)
+    padding = slice(WORDS, TEXT_ROWS)
+    positive = PromptRows(torch.arange(setting.rows) == 0, PHRASE_ROWS, padding)
+    call = ModelCall(grid, tuple(range(grid.frames)), grid.frames, 1.0, 0.0, 1, (positive,), padding, 16.0)
     this_block = replace(schedule, blocks="all")
 
     def controlled(record: EventMeasurement | None) -> torch.Tensor:

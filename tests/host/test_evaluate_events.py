@@ -74,7 +74,7 @@ def test_given_spans_are_the_latent_frames_in_which_the_world_draws_each_event()
 
 
 def model_call(**changes):
-    told = PromptRows(torch.tensor([False, True]), {0: (0,), 1: (1,), 2: (2, 3)})
+    told = PromptRows(torch.tensor([False, True]), {0: (0,), 1: (1,), 2: (2, 3)}, None)
     call = ModelCall(VideoGrid(5, 1, 2), tuple(range(5)), 5, 1.0, 0.0, 2, (told,), None, 16.0)
     return replace(call, **changes)
 
@@ -136,8 +136,8 @@ def test_the_command_prints_what_the_issue_asks_for(capsys):
     evaluate_events.main(["--captions", "2", "--seeds", "1", "--steps", "1", "--end-percent", "0.6", "--blocks", "all", "--json"])
     result = json.loads(capsys.readouterr().out)
     compared = {
-        "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement", "time_penalty",
-        "time_penalty_alike",
+        "plain", "guided", "paper", "given", "planned", "no_motion_mask", "no_reinforcement", "no_rearrangement", "no_raising",
+        "time_penalty", "time_penalty_alike",
     }  # fmt: skip
     assert compared <= result.keys() and result["knobs"] == {"end_percent": 0.6, "blocks": "all"}
     for name in compared:

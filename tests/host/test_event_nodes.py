@@ -106,6 +106,11 @@ def test_it_shows_tokens_spans_and_the_controlled_part(model):
     assert last == "seconds at 16 fps, controlled from 0% to 20%"
 
 
+def test_equal_shares_are_shown_without_the_digits_of_a_float(model):
+    _, *events_shown, _ = text_of(events(model, "cat:\n  jumps\n  sits\n  jumps")).splitlines()
+    assert [line.split("|")[1].strip() for line in events_shown] == ["0% - 33.3%", "33.3% - 66.7%", "66.7% - end"]
+
+
 def test_pasted_forms_are_read_and_shown_as_they_were_read(model):
     text = text_of(events(model, "cat:\n  jumps | sits"))
     assert "read as:\ncat:\n  jumps\n  sits" in text

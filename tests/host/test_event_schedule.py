@@ -116,6 +116,16 @@ def test_negative_rows_keep_their_bits_however_the_host_batches_them(model, rows
     assert controlled == 1
 
 
+def test_padding_that_a_longer_negative_prompt_leaves_between_is_no_word(model):
+    """The call's common padding begins where the longest prompt of the batch ends; `words` counts the words of its own."""
+    guided, after, before = observed(model, schedule(statistics="words"))
+    sample(guided, negative=prompt("a negative prompt of many more words than the other", seed=2))
+    (found,) = [place for place, seen in enumerate(after[:4]) if seen.site == AttentionSite(1, "text")]
+    (told,) = after[found].call.prompts
+    assert (told.pad_rows, after[found].call.pad_rows) == (slice(6, 24), slice(11, 24))
+    assert_controlled(after[found], before[found], [1], words=6)
+
+
 def test_every_prompt_of_a_combine_is_led_by_its_own_words(model):
     """The second tells the words elsewhere and lacks the first subject's second event; the third has none of them."""
     two = "cat:\n  0% - 50%  jumps\n  50% - end  sits\nred dog:\n  always  barks\n"

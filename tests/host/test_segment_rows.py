@@ -30,7 +30,7 @@ def attention() -> AttentionCall:
 
 
 def seen(attention: AttentionCall, exchanged: bool, kind: str = "text") -> torch.Tensor | None:
-    call = ModelCall(GRID, tuple(range(FRAMES)), FRAMES, 1.0, 0.0, 5, (PromptRows(POSITIVE, ROWS),), None, 16.0)
+    call = ModelCall(GRID, tuple(range(FRAMES)), FRAMES, 1.0, 0.0, 5, (PromptRows(POSITIVE, ROWS, None),), None, 16.0)
     handler = SegmentRows(("moves up", "moves left"), exchanged).handler(call, None)
     assert handler is not None
     return handler(AttentionSite(0, kind), attention, plain)

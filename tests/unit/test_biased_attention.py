@@ -47,7 +47,8 @@ def through(patches, q, k, v, plain, records=None):
     attention = lambda _: plain  # noqa: E731
     for patch, record in reversed([*zip(patches, records or [None] * len(patches), strict=True)]):
         rows = {place: PROMPT[ref.phrase] for place, ref in enumerate(patch.phrases)}
-        call = ModelCall(GRID, (0, 1, 2, 3), 4, 1.0, 0.0, 2, (PromptRows(torch.tensor([True, False]), rows),), slice(8, None), 16.0)
+        told = PromptRows(torch.tensor([True, False]), rows, slice(8, None))
+        call = ModelCall(GRID, (0, 1, 2, 3), 4, 1.0, 0.0, 2, (told,), slice(8, None), 16.0)
         handler = patch.handler(call, record)
         attention = lambda call, handler=handler, inner=attention: handler(AttentionSite(1, "text"), call, inner)  # noqa: E731
     return attention(AttentionCall(*(x.flatten(2) for x in (q, k, v)), heads=2))

@@ -132,7 +132,7 @@ def test_blocks_share_their_tables_and_a_call_without_negative_rows_gives_the_sa
     control = schedule(blocks="all")
 
     def handler(rows):
-        grid, positive = VideoGrid(3, 3, 4), PromptRows(torch.tensor(rows), cat)
+        grid, positive = VideoGrid(3, 3, 4), PromptRows(torch.tensor(rows), cat, slice(7, None))
         return control.handler(ModelCall(grid, (0, 1, 2), 3, 1.0, 0.0, 4, (positive,), slice(7, None), 16.0), None)
 
     with_negative, alone = handler([True, False]), handler([True])
@@ -295,6 +295,9 @@ def test_ablations_take_out_what_they_name():
     assert not torch.allclose(run("motion mask").double(), no_mask)
     no_reinforcement, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), ONE_SUBJECT, r_max=1.0)
     torch.testing.assert_close(run("reinforcement", r_min=1.2, r_max=3.0).double(), no_reinforcement, rtol=1e-5, atol=1e-5)
+    held_back, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), ONE_SUBJECT, raising=False)
+    torch.testing.assert_close(run("raising").double(), held_back, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(run("raising"), run()) and not torch.allclose(run("raising"), plain)
     always = [((1,), [((2, 3), [1.0] * 3, 1.0), ((5,), [1.0] * 3, 1.0)])]
     no_order, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), always)
     torch.testing.assert_close(run("rearrangement").double(), no_order, rtol=1e-5, atol=1e-5)

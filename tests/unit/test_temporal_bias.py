@@ -100,7 +100,7 @@ def test_soft_masks_bias_by_their_share_and_a_half_covered_frame_not_at_all():
 
 
 def told(rows, text_rows):
-    return PromptRows(torch.tensor(rows), text_rows)
+    return PromptRows(torch.tensor(rows), text_rows, None)
 
 
 def call_of(*prompts, frames=(0, 1, 2, 3, 4), pad_rows=None, offset=0):

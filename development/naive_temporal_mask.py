@@ -37,6 +37,10 @@ class NaiveCapture:
         return self.attention_of.passes // 2
 
     @property
+    def agreements(self) -> list[Tensor]:
+        return self.attention_of.agreements
+
+    @property
     def held(self) -> Tensor | None:
         return self.attention_of.held
 

@@ -174,7 +174,8 @@ def mean_over(path: Tensor, when: Tensor) -> Tensor:
 
 def lies(direction: tuple[float, float]) -> Measure:
     """The first lies from the second in this direction, more than across it: mean over every part of the one, seen from the other's centre,
-    and of the other, each counted up to `BEYOND` the margin. Of centres alone a second copy on the wrong side could be outweighed by going further."""
+    and of the other, each counted up to `BEYOND` the margin. Of centres alone a second copy on the wrong side could be outweighed by
+    going further."""
 
     def measure(scene: Scene, who: tuple[int, ...], when: Tensor) -> Tensor:
         places = grid_places(scene.maps)

@@ -47,9 +47,8 @@ def blend_figure(record: BlendRecord, fps: float, width: int = 700, height: int 
     windows.set_xlabel("seconds", fontsize=9.5, color=INK)
     _windows(windows, record, fps)
     worst = _seams(axes(y + bars + GAP, SEAMS, "unlike in\nthe overlap"), record, fps)
-    mega = record.kv_bytes / 1e6
     parts = [title, f"{record.windows} windows, {record.passes} passes", f"{record.shared_steps} steps share"]
-    parts.append(f"{mega:.3g} MB of K and V" if mega else "")
+    parts.append(f"{size_of(record.kv_bytes)} of K and V" if record.kv_bytes else "")
     figure.text(12 / width, 1 - 20 / height, "   \N{MIDDLE DOT}   ".join(part for part in parts if part), fontsize=10, color=INK)
     handles: list[Patch | Line2D] = [Patch(color=MASK, alpha=0.6, label="share of the prompt")]
     if worst:
@@ -63,6 +62,10 @@ def blend_figure(record: BlendRecord, fps: float, width: int = 700, height: int 
 def seconds(latent: int, fps: float) -> float:
     """When a latent frame begins."""
     return (pixel_frames(latent) if latent else 0) / fps
+
+
+def size_of(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def _windows(axes: Axes, record: BlendRecord, fps: float) -> None:

@@ -20,7 +20,7 @@ from .constraints import Constraint, check_room, constraints_of
 from .objective import ObjectiveLoss, PhraseAt, PhraseRef, RestOfPrompt, check_occurrence
 from .phrases import fold
 from .ranges import check_fps, check_percents, check_range
-from .relations import RELATIONS, Relation, Scene, camera_path, presence_gate, scene_of
+from .relations import MARGIN, RELATIONS, Relation, Scene, camera_path, presence_gate, scene_of
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline
 
@@ -30,18 +30,18 @@ FAINT = 0.05  # focus of a map that is even but for noise; keeps the presence te
 TRACED_MAPS = (7, 12, 12)  # most frames, rows and columns of the maps that a report keeps
 
 
-def log_score(scene: Scene, constraint: Constraint, who: tuple[int, ...], span: Tensor, margin: float) -> Tensor:
+def log_score(scene: Scene, constraint: Constraint, who: tuple[int, ...], span: Tensor) -> Tensor:
     """log s of one constraint, "b" <= 0, where s = sigmoid(k (q - m)) of its margins q: mean log over conditions, over frames of a state.
 
-    A frame counts by how much it shows of every entity (mass gate), and not at all where one is not named. m is `margin` for conditions
-    that can hold more or less clearly.
+    A frame counts by how much it shows of every entity (mass gate), and not at all where one is not named. m is the scene's margin for
+    conditions that can hold more or less clearly, else 0.
     """
     relation = constraint.relation
     span = span * named_together(scene, constraint, who, span)
     when = span * torch.stack([presence_gate(scene.excess[:, entity], span) for entity in who]).prod(0)
     when = when / when.sum(-1, keepdim=True)
     q = relation.measure(scene, who, when)
-    asked = margin * q.new_tensor(relation.clear).view(-1, *[1] * (q.ndim - 2))
+    asked = scene.margin * q.new_tensor(relation.clear).view(-1, *[1] * (q.ndim - 2))
     logs = functional.logsigmoid(STEEPNESS * (q - asked)).mean(1)
     return logs if relation.motion else (logs * when).sum(-1)
 
@@ -83,7 +83,7 @@ class Composition:
     """
 
     timeline: Timeline
-    margin: float = 0.15
+    margin: float = MARGIN
     tau: float = 0.9
     lambda_presence: float = 0.1
     occurrence: str | int = "all"
@@ -194,7 +194,7 @@ class Composition:
         """Of maps in the order of `phrases`."""
         count = len(self.entities)
         things = maps[:, :count]
-        return scene_of(things, camera_path(maps[:, count], things) if self.follows_camera else None)
+        return scene_of(things, camera_path(maps[:, count], things) if self.follows_camera else None, self.margin)
 
     def log_scores(self, maps: Tensor, scene: Scene, spans: Tensor) -> list[Tensor]:
         """log s "b" of each constraint, by the classifier where it knows the relation, else by geometry; spans "c f"."""
@@ -202,7 +202,7 @@ class Composition:
         for index, (one, span) in enumerate(zip(self.constraints, spans, strict=True)):
             who = self.who(one)
             by_geometry = not self.classified(one)
-            scores.append(log_score(scene, one, who, span, self.margin) if by_geometry else self.log_answer(maps, index, who, span))
+            scores.append(log_score(scene, one, who, span) if by_geometry else self.log_answer(maps, index, who, span))
         return scores
 
     def log_answer(self, maps: Tensor, index: int, who: tuple[int, ...], span: Tensor) -> Tensor:

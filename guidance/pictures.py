@@ -1,5 +1,6 @@
 """Pictures of a guided run: mask against attention before and after, and the filmstrip of plain above guided."""
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -230,20 +231,31 @@ def _number(value: float | None) -> str:
 
 
 def wrapped(words: str, width: int) -> str:
-    """Lines of at most `width` characters, broken at spaces where there are any: text without spaces (CJK) breaks anywhere."""
+    """Lines of at most `width` columns, broken at spaces where there are any: text without spaces (CJK) breaks anywhere."""
     lines, line = [], ""
     for word in words.split():
-        while len(word) > width:
-            lines, line, word = [*lines, *([line] if line else []), word[:width]], "", word[width:]
-        if len(line) + len(word) + bool(line) > width:
+        while columns(word) > width:
+            begins = beginning(word, width)
+            lines, line, word = [*lines, *([line] if line else []), begins], "", word[len(begins) :]
+        if columns(line) + columns(word) + bool(line) > width:
             lines, line = [*lines, line], word
         else:
             line = f"{line} {word}".strip()
     return "\n".join([*lines, line] if line else lines)
 
 
+def columns(words: str) -> int:
+    """How wide it stands: a Chinese or Japanese character is as wide as two others."""
+    return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in words)
+
+
+def beginning(words: str, width: int) -> str:
+    """As many of the first characters as stand in `width` columns, one at least."""
+    return words[: max(1, sum(columns(words[:end]) <= width for end in range(1, len(words) + 1)))]
+
+
 def short(words: str, width: int) -> str:
-    return words if len(words) <= width else words[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return words if columns(words) <= width else beginning(words, width - 1) + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def fonts() -> list[str]:

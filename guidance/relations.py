@@ -14,7 +14,8 @@ from torch import Tensor
 
 CONTRAST = 3.0  # power that lifts an object out of the even attention around it; on drawn videos it finds centres best (r .98, plain .96)
 GATE_FLOOR = 0.1  # share of its say that a frame keeps however little of an entity it shows
-REACH = 0.6  # margin from which on a part of a thing stands clearly enough; without an end, the edges of the frame would draw it on
+MARGIN = 0.15  # asked for by default
+BEYOND = 0.45  # how far beyond the margin asked for a part of a thing still counts; without an end, the edges of the frame would draw it on
 OVERLAP = 0.5  # correlation of two maps from which on they count as bound
 TINY = 1e-8
 
@@ -26,7 +27,8 @@ class Scene:
     maps "b g f h w"; share "b g f h w": of each thing, how much is in each place, sum 1; named "b g f": 0 where it has no attention at
     all, for no prompt of that time names it (Multi Prompt Blend), else 1;
     centre "b g f 2" (x, y); excess "b g f": attention above the even level, which a present thing has and an absent one
-    lacks; radius "b g f": of the even disc that is spread as widely; camera "b f 2": how far the background has moved since frame 0.
+    lacks; radius "b g f": of the even disc that is spread as widely; camera "b f 2": how far the background has moved since frame 0;
+    margin: how clearly its relations are asked to hold.
     """
 
     maps: Tensor
@@ -36,6 +38,7 @@ class Scene:
     excess: Tensor
     camera: Tensor
     named: Tensor
+    margin: float
 
     def path(self, entity: int) -> Tensor:
         """Its centre with the camera's motion taken off: "b f 2"."""
@@ -51,7 +54,7 @@ class Scene:
         return (self.radius[:, entity].clamp_min(TINY).log() + mass.clamp_min(TINY).log() / 2) / 2
 
 
-def scene_of(maps: Tensor, camera: Tensor | None = None) -> Scene:
+def scene_of(maps: Tensor, camera: Tensor | None = None, margin: float = MARGIN) -> Scene:
     """Soft centroid, spread and excess of attention `maps` "b g f h w"; `camera` "b f 2", nothing: it stands still."""
     p = (maps / maps.detach().amax((-2, -1), keepdim=True).clamp_min(TINY)) ** CONTRAST
     p = p / reduce(p, "b g f h w -> b g f 1 1", "sum").clamp_min(TINY)
@@ -65,7 +68,7 @@ def scene_of(maps: Tensor, camera: Tensor | None = None) -> Scene:
     if camera is None:
         camera = torch.zeros_like(centre[:, 0])
     named = (maps.detach().amax((-2, -1)) > 0).to(maps)
-    return Scene(maps, p, centre, radius, excess, camera, named)
+    return Scene(maps, p, centre, radius, excess, camera, named, margin)
 
 
 def grid_places(maps: Tensor) -> Tensor:
@@ -171,14 +174,15 @@ def mean_over(path: Tensor, when: Tensor) -> Tensor:
 
 def lies(direction: tuple[float, float]) -> Measure:
     """The first lies from the second in this direction, more than across it: mean over every part of the one, seen from the other's centre,
-    and of the other, each counted up to `REACH`. Of centres alone a second copy on the wrong side could be outweighed by going further."""
+    and of the other, each counted up to `BEYOND` the margin. Of centres alone a second copy on the wrong side could be outweighed by
+    going further."""
 
     def measure(scene: Scene, who: tuple[int, ...], when: Tensor) -> Tensor:
         places = grid_places(scene.maps)
 
         def parts(one: int, other: int, sign: int) -> Tensor:
             ways = sign * (places - rearrange(scene.centre[:, other], "b f c -> b f 1 1 c"))
-            return (scene.share[:, one] * mainly(ways, direction).clamp(max=REACH)).sum((-2, -1))
+            return (scene.share[:, one] * mainly(ways, direction).clamp(max=scene.margin + BEYOND)).sum((-2, -1))
 
         return (parts(who[0], who[1], 1) + parts(who[1], who[0], -1))[:, None] / 2
 

@@ -9,7 +9,7 @@ from ..guidance.timeline import Timeline, normalise, parse_timeline, typed_line
 def conditioning_input() -> io.Input:
     return io.Conditioning.Input(
         "conditioning",
-        tooltip="The positive prompt from Conductor Text Encode. Every phrase of the timeline is looked up in it before anything runs.",
+        tooltip="The positive prompt from Conductor Text Encode. Every phrase of the timeline is looked up there before the model samples.",
     )
 
 

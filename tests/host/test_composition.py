@@ -248,7 +248,7 @@ def test_the_help_page_names_every_relation():
 def test_the_timeline_view_knows_the_node_and_its_input():
     listed = (WEB / "timeline.js").read_text(encoding="utf-8")
     schema = CompositionGuideNode.GET_SCHEMA()
-    assert f"{schema.node_id}: {{ bullets: true }}" in listed and "timeline" in {one.id for one in schema.inputs}
+    assert f"{schema.node_id}: {{ bullets: true, relations: true }}" in listed and "timeline" in {one.id for one in schema.inputs}
 
 
 def test_stacked_with_a_temporal_mask_on_a_random_wan_both_are_guided_once(model):

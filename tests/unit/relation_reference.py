@@ -72,7 +72,7 @@ def dominance(a, b, frame):
     return top / bottom
 
 
-def margins(name, things, frames):
+def margins(name, things, frames, margin=0.15):
     """State relations: {frame: [margin of each condition]}; motions: [margin of each condition]. `frames` {frame: weight}."""
     a, b, c = (*things, None, None)[:3]
 
@@ -80,11 +80,12 @@ def margins(name, things, frames):
         return {t: of_frame(t) for t in frames}
 
     def side(clear):
-        """`clear(dx, dy)` of the way from a part of the first to the second, and from the first to a part of the second; 0.6 at most."""
+        """`clear(dx, dy)` of the way from a part of the first to the second, and from the first to a part of the second, each 0.45
+        beyond `margin` at most."""
         return each(
             lambda t: [
-                sum(share * min(clear(b.x[t] - u, b.y[t] - v), 0.6) for u, v, share in a.parts[t]) / 2
-                + sum(share * min(clear(u - a.x[t], v - a.y[t]), 0.6) for u, v, share in b.parts[t]) / 2
+                sum(share * min(clear(b.x[t] - u, b.y[t] - v), margin + 0.45) for u, v, share in a.parts[t]) / 2
+                + sum(share * min(clear(u - a.x[t], v - a.y[t]), margin + 0.45) for u, v, share in b.parts[t]) / 2
             ]
         )
 

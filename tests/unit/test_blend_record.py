@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from wan_conductor.guidance.blend import MultiPromptBlend
-from wan_conductor.guidance.blend_pictures import blend_figure
+from wan_conductor.guidance.blend_pictures import blend_figure, size_of
 from wan_conductor.guidance.blend_record import BlendRecord, SeamWatch, blend_record, unlikeness
 from wan_conductor.guidance.pictures import AFTER, BEFORE, MASK
 
@@ -83,3 +83,7 @@ def test_a_word_swap_has_no_seams_and_says_so():
     swap = record(replace(BLEND, mode="word swap"), unlike=[])
     assert swap.windows == 2 and swap.shares == [] and swap.frames == [[0, 4], [0, 4]]
     assert blend_figure(swap, 16.0, title="high noise").shape == (300, 700, 3)
+
+
+def test_memory_is_told_in_the_unit_that_people_read():
+    assert [size_of(count) for count in (1_234_000, 238_000_000, 9_400_000_000)] == ["1.23 MB", "238 MB", "9.4 GB"]

@@ -72,7 +72,7 @@ def test_the_loss_is_the_formula_written_as_loops():
 
     first = range(0, 5)  # 0s - 1s: pixel frames 0..15, of which latent 4 (13..16) is covered by three quarters
     when = frames(first, (0, 1))
-    left = -sum(w * log_sigmoid(STEEPNESS * (margins("left of", things, when)[t][0] - 0.2)) for t, w in when.items())
+    left = -sum(w * log_sigmoid(STEEPNESS * (margins("left of", things, when, margin=0.2)[t][0] - 0.2)) for t, w in when.items())
     when = frames(range(FRAMES), (0, 1))
     both = margins("beneath", things, when)
     beneath = -sum(

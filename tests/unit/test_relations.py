@@ -60,9 +60,9 @@ def measured(name, maps, who=None, when=ALWAYS):
     return relation.measure(scene, tuple(range(relation.entities)) if who is None else who, weights)
 
 
-def score(name, maps, who=None, margin=0.15, when=ALWAYS, scene=None):
+def score(name, maps, who=None, when=ALWAYS, scene=None):
     one = constraint(name)
-    return log_score(scene or scene_of(maps), one, who or tuple(range(one.relation.entities)), when.to(maps), margin).exp()
+    return log_score(scene or scene_of(maps), one, who or tuple(range(one.relation.entities)), when.to(maps)).exp()
 
 
 @pytest.mark.parametrize("when", [ALWAYS, torch.tensor([0.0, 0, 1, 1, 1, 1, 1, 0, 0])], ids=["always", "span"])
@@ -370,3 +370,11 @@ def test_a_second_copy_on_the_wrong_side_is_not_made_good_by_going_further(far):
     nearer = torch.stack([a[0] + gaussians([still(0.8, 0)], 0.15)[:, 0], b], 1)
     mended = (measured("left of", nearer) - measured("left of", twice)).mean()
     assert mended > 1.5 * moved  # the copy that is wrong counts, not the one that is right already
+
+
+@pytest.mark.parametrize("name, way", [("left of", (-1, 0)), ("right of", (1, 0)), ("above", (0, -1)), ("below", (0, 1))])
+@pytest.mark.parametrize("margin", [0.0, 0.15, 0.4, 0.7])
+def test_a_thing_that_stands_clear_of_the_margin_asked_for_scores_tau(name, way, margin):
+    apart = (margin + 0.6) / 2
+    maps = gaussians([still(apart * way[0], apart * way[1]), still(-apart * way[0], -apart * way[1])], 0.1, even=0.0)
+    assert score(name, maps, scene=scene_of(maps, margin=margin)).item() > 0.9

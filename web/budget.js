@@ -24,6 +24,11 @@ function addLine(node) {
   element.className = "wan-conductor-cost";
   element.title = MEANS;
   element.style.cssText = "overflow: hidden; color: var(--input-text, #ddd); font: 11px/15px Inter, system-ui, sans-serif; opacity: 0.8";
+  element.addEventListener("wheel", (event) => {
+    if (/** @type {any} */ (window).LiteGraph?.vueNodesMode) return; // there the editor sees the wheel by itself
+    event.preventDefault();
+    editor.canvas.processMouseWheel(event);
+  });
   const height = () => HEIGHT;
   const widget = node.addDOMWidget("guidance_cost", "WAN_CONDUCTOR_COST", element, {
     getValue: () => "",

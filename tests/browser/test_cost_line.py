@@ -47,7 +47,7 @@ def test_the_line_is_live_and_outlives_everything_but_is_saved_nowhere(page: Com
     zoom = page.page.evaluate("() => app.canvas.ds.scale")
     page.page.locator(".wan-conductor-cost").first.hover()
     page.page.mouse.wheel(0, -100)
-    page.page.wait_for_function("zoom => app.canvas.ds.scale > zoom", arg=zoom)  # the line is not in the way of the graph's own zoom
+    page.page.wait_for_function("zoom => app.canvas.ds.scale > zoom", arg=zoom, timeout=15_000)  # over the line too
     page.page.evaluate(LINK)
     page.page.evaluate(SET, [SAMPLER, {"steps": 10, "cfg": 1}])
     page.page.evaluate(SET, [BUDGET, {"budget": "custom"}])

@@ -72,7 +72,7 @@ class TemporalMaskNode(io.ComfyNode):
                 ),
                 occurrence_input(),
                 fps_input(),
-                length_input(),
+                length_input("the video's own length, where the graph tells it, else five seconds"),
                 io.Combo.Input(
                     "mode", options=list(get_args(Mode)), default="gradient", optional=True,
                     tooltip="gradient edits the latent until attention follows the timeline. bias sets the attention itself: no gradient, "

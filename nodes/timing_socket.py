@@ -37,11 +37,12 @@ def last_inputs() -> list[io.Input]:
     ]
 
 
-def length_input() -> io.Input:
+def length_input(unset: str = "five seconds") -> io.Input:
+    """`unset`: what 0 draws."""
     return io.Int.Input(
         "length", default=0, min=0, max=100000, step=1, optional=True, advanced=True,
-        tooltip="Frames of the video in the picture on this node. Higher: more of it is drawn. 0: five seconds. What is sampled has its "
-        "own length, and masks follow that.",
+        tooltip=f"Frames of the video in the picture on this node. Higher: more of it is drawn. 0: {unset}. What is sampled has its own "
+        "length, and masks follow that.",
     )
 
 

@@ -36,6 +36,7 @@ const NODES = {
   WanConductorMultiPromptBlend: { bullets: true, lists: true },
 };
 const TEXT = "timeline";
+const LENGTH = "length"; // of the picture on the node, if it draws one; 0: the video's
 const LOOKED_UP = "conditioning"; // the input in which words of the text are found, if a node has it
 const SHOWN_TEXT = "$$node-text-preview"; // the widget in which the editor shows what a node sends
 const MARGIN = 20; // what the classic canvas keeps free around a DOM widget
@@ -90,6 +91,8 @@ function addView(node, text, reading) {
     serialize: false, // not in the prompt
   });
   widget.serialize = false; // not in the workflow; and so it must stay behind every widget that is saved
+  const length = node.widgets?.find(({ name }) => name === LENGTH);
+  if (length) length.serializeValue = () => length.value || (videoAround(node).frames?.value ?? 0); // in the prompt alone
   panWithMiddleButton(view.element);
   view.element.addEventListener("keydown", ({ ctrlKey, metaKey, key, target }) => {
     const undoes = (ctrlKey || metaKey) && ["z", "y"].includes(key.toLowerCase());

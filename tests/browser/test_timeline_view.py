@@ -318,6 +318,14 @@ def test_fps_is_the_nodes_own_and_the_length_follows_the_latent(timeline: Timeli
     assert timeline.root.locator(".tick").last.inner_text() in ("4s", "")
 
 
+def test_a_picture_of_no_length_is_drawn_for_the_video(timeline: TimelineOnPage):
+    for written, drawn in [(0, 49), (81, 81), (0, 49)]:
+        timeline.page.evaluate(f"length => {{ {NODE}.widgets.find(widget => widget.name === 'length').value = length; }}", written)
+        queued = next(node for node in timeline.editor.prompt().values() if node["class_type"] == "WanConductorTemporalMask")
+        saved = next(node for node in timeline.editor.saved()["nodes"] if node["type"] == "WanConductorTemporalMask")
+        assert queued["inputs"]["length"] == drawn and saved["widgets_values"][7] == written
+
+
 def test_zooming_shows_less_time_and_leaves_the_text(timeline: TimelineOnPage):
     timeline.root.focus()
     timeline.page.keyboard.press("+")

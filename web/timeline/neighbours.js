@@ -6,10 +6,11 @@ import { latentFrames, pixelFrames } from "./latent_time.js";
  * What is used here of the editor's graph.
  * @typedef {{ id: number | string, type: string, target_id: number | string, origin_id: number | string,
  *   target_slot: number, origin_slot: number }} Link
- * @typedef {{ name: string, value: any, type?: string, callback?: (...given: any[]) => void, options?: any, element?: HTMLElement }} Widget
+ * @typedef {{ name: string, value: any, type?: string, callback?: (...given: any[]) => void, options?: any, element?: HTMLElement,
+ *   serializeValue?: () => any }} Widget
  * @typedef {{ name: string, type: string, link: Link["id"] | null, widget?: { name: string } }} Input
  * @typedef {{ type: string, links: Link["id"][] | null }} Output
- * @typedef {{ id: number | string, type: string, title?: string, inputs?: Input[], outputs?: Output[], widgets?: Widget[],
+ * @typedef {{ id: number | string, type: string, title?: string, mode?: number, inputs?: Input[], outputs?: Output[], widgets?: Widget[],
  *   graph: Graph | null, subgraph?: Graph }} Node
  * @typedef {{ nodes: Node[], getNodeById(id: Node["id"] | null | undefined): Node | null | undefined,
  *   getLink(id: Link["id"]): Link | null | undefined, rootGraph?: Graph, subgraphs?: Map<string, Graph> }} Graph
@@ -63,8 +64,8 @@ function lengthOn(node) {
   return Number.isFinite(value) && value >= 1 ? pixelFrames(latentFrames(value)) : null;
 }
 
-/** @param {Node} node @param {Input} input @returns {Node | null} */
-function originOf(node, input) {
+/** The node that an input is linked to, out of a subgraph too. @param {Node} node @param {Input} input @returns {Node | null} */
+export function originOf(node, input) {
   const link = input.link == null ? null : node.graph?.getLink(input.link);
   if (!link || !node.graph) return null;
   const origin = node.graph.getNodeById(link.origin_id);

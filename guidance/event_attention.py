@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Erode = Literal["none", "isolated", "full"]
 Statistics = Literal["all", "words"]
+HoldBack = Literal["mask", "everywhere"]
 EPSILON = 1e-12  # of the official code, which the paper leaves open
 
 
@@ -155,9 +156,12 @@ def schedule_bias(
         """Latent frame "r" of video tokens, and which subjects' masks they lie in, "s r"."""
         return rows // (grid[1] * grid[2]), masks[b].flatten(1)[:, rows].to(precision)
 
+    everywhere = schedule.hold_back == "everywhere"
+
     def bias(b: int, rows: Tensor, logits: Tensor, log_count: Tensor) -> Tensor:
         frame, in_mask = place(b, rows)
-        up, down = (einsum(in_mask, table[:, frame], "s r, s r c -> r c") for table in (raised, lowered))
+        up = einsum(in_mask, raised[:, frame], "s r, s r c -> r c")
+        down = lowered[:, frame].sum(0) if everywhere else einsum(in_mask, lowered[:, frame], "s r, s r c -> r c")
         return event_bias(logits, log_count, tables.columns, up, down, r_min, r_max, words) * schedule.strength
 
     def observe(b: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
@@ -168,7 +172,10 @@ def schedule_bias(
         if trace is not None and shares is not None:
             trace.add(masks, shares.attention, shares.tokens, [subject.acts for subject in subjects], frames)
 
-    inside = [mask.nonzero()[:, 0] for mask in masks.flatten(2).any(1)]
+    reached = masks.any(1)
+    if everywhere:
+        reached = reached | (lowered > 0).any(0).any(-1)[:, None, None]
+    inside = [of_row.nonzero()[:, 0] for of_row in reached.flatten(1)]
     return LogitBias(columns, inside, bias, *((observe, finish) if trace is not None else ()))
 
 

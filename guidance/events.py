@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .biased_attention import LogitBias, Rows, with_biases
-from .event_attention import BiasTables, Erode, Statistics, bias_tables, schedule_bias
+from .event_attention import BiasTables, Erode, HoldBack, Statistics, bias_tables, schedule_bias
 from .event_subjects import NAME, Subject, SubjectTokens, check_claims, check_room, check_subjects
 from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
@@ -37,6 +37,8 @@ class EventSchedule:
     top_fraction: the mask's threshold is the mean of this share of the largest attentions. Lower: a smaller mask; 1: the plain mean.
     statistics: which text rows b+ and b- are measured over. all (code): padding too, which outnumbers the words and draws the mean to
         itself; where it lies as low as the least attended word, b- is nothing and b+ very large. words: those of the prompt alone.
+    hold_back: where b- acts. mask (paper): in the subject's motion mask. everywhere, beyond the paper: in the whole of the frame, for an
+        event whose time it is not is for nobody to do; b+ stays in the mask. Higher cost, for all tokens are computed anew.
     start_percent, end_percent: controlled span of the schedule, 0..1. Longer: more time for the events, and for the subject to change.
     END_PERCENT for text to video, END_PERCENT_I2V where an image is given. At least one step is controlled.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
@@ -52,6 +54,7 @@ class EventSchedule:
     r_max: float = 1.5
     top_fraction: float = 0.5
     statistics: Statistics = "all"
+    hold_back: HoldBack = "mask"
     occurrence: str | int = "all"
     start_percent: float = 0.0
     end_percent: float = END_PERCENT
@@ -69,6 +72,8 @@ class EventSchedule:
             raise ValueError(f"{NAME}: `erode` = {self.erode!r}: must be one of {', '.join(get_args(Erode))}")
         if self.statistics not in get_args(Statistics):
             raise ValueError(f"{NAME}: `statistics` = {self.statistics!r}: must be one of {', '.join(get_args(Statistics))}")
+        if self.hold_back not in get_args(HoldBack):
+            raise ValueError(f"{NAME}: `hold_back` = {self.hold_back!r}: must be one of {', '.join(get_args(HoldBack))}")
         listed = isinstance(self.blocks, tuple) and self.blocks and all(isinstance(b, int) and b >= 0 for b in self.blocks)
         if not listed and self.blocks not in ("odd", "all"):
             raise ValueError(f"{NAME}: `blocks` = {self.blocks!r}: must be odd, all, or indices of blocks from 0")

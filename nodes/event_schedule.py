@@ -85,6 +85,11 @@ class EventScheduleNode(io.ComfyNode):
                     tooltip="Which text sets how far attention is led: all, padding too, as the official code; or the words of the prompt "
                     "alone: the current event is raised less, the others are held back more.",
                 ),
+                io.Combo.Input(
+                    "hold_back", options=list(get_args(HoldBack)), default="mask", optional=True, advanced=True,
+                    tooltip="Where events are held back while it is not their time: in the subject's motion mask, as in the paper; or "
+                    "everywhere in the frame: stricter where a model reads events in the whole picture, and dearer.",
+                ),
             ],
             outputs=pair_outputs(),
         )
@@ -98,7 +103,7 @@ class EventScheduleNode(io.ComfyNode):
         cls, model: Any, conditioning: Any, timeline: str, strength: float = 1.0, erode: Erode = "isolated",
         blocks: Literal["odd", "all"] = "odd", start_percent: float = 0.0, end_percent: float = 0.0, r_max: float = 1.5,
         occurrence: str = "all", fps: float = 0.0, top_fraction: float = 0.5, statistics: Statistics = "all",
-        model_low_noise: Any = None,
+        hold_back: HoldBack = "mask", model_low_noise: Any = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
@@ -106,7 +111,7 @@ class EventScheduleNode(io.ComfyNode):
             timeline=parsed, strength=strength, erode=erode, blocks=blocks, r_max=r_max,
             occurrence=read_occurrence(occurrence), start_percent=start_percent,
             end_percent=end_percent or (END_PERCENT_I2V if takes_start_image(model) else END_PERCENT), fps=fps,
-            top_fraction=top_fraction, statistics=statistics,
+            top_fraction=top_fraction, statistics=statistics, hold_back=hold_back,
         )
         return guided_by_timeline(
             cls, model, model_low_noise, schedule, conditioning, lambda found, rate: describe(schedule, found, rate) + reading

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance.event_attention import Erode, Statistics
+from ..guidance.event_attention import Erode, HoldBack, Statistics
 from ..guidance.event_plan import plan_timeline
 from ..guidance.events import END_PERCENT_I2V, EventSchedule
 from ..guidance.latent_time import pixel_frames
@@ -223,9 +223,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--blocks", choices=("odd", "all"), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--erode", choices=get_args(Erode), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--statistics", choices=get_args(Statistics), help="of Event Schedule, instead of the paper's")
+    parser.add_argument("--hold-back", choices=get_args(HoldBack), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="what is compared with plain")
     options = parser.parse_args(arguments)
-    knobs = given(options, "strength", "r_max", "end_percent", "top_fraction", "blocks", "erode", "statistics")
+    knobs = given(options, "strength", "r_max", "end_percent", "top_fraction", "blocks", "erode", "statistics", "hold_back")
     playground = Playground(options.steps, options.cfg)
     result = evaluate_events(playground, options.captions, options.seeds, options.seed, knobs, options.variants)
     sys.stdout.write(json.dumps(result) + "\n")

@@ -64,7 +64,7 @@ def bias_of_row(p, logits, subject, frame, r_min, r_max, words=None, raising=Tru
 
 def rearranged_attention(
     q, k, v, grid, subjects, top_fraction=0.5, erode="isolated", r_min=1.0, r_max=1.5, strength=1.0, also=lambda frame, t: 0.0,
-    words=None, raising=True,
+    words=None, raising=True, hold_back="mask",
 ):
     """Output "b n (h d)" in float64 and the masks [b][s][n]: q "b n h d", k and v "b t h d"; `subjects` as in bias_of_row.
 
@@ -83,8 +83,10 @@ def rearranged_attention(
             for head in range(heads):
                 p, logits = rows[n][head]
                 for s, subject in enumerate(subjects):
-                    if masks[b][s][n]:
-                        bias = bias_of_row(p, rows[n][head][1], subject, n // (grid[1] * grid[2]), r_min, r_max, words, raising)
+                    inside = masks[b][s][n]
+                    if inside or hold_back == "everywhere":
+                        frame = n // (grid[1] * grid[2])
+                        bias = bias_of_row(p, rows[n][head][1], subject, frame, r_min, r_max, words, raising and inside)
                         logits = [value + strength * added for value, added in zip(logits, bias, strict=True)]
                 logits = [value + also(n // (grid[1] * grid[2]), t) for t, value in enumerate(logits)]
                 weights = torch.tensor(logits, dtype=torch.float64).softmax(0)

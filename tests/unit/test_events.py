@@ -81,12 +81,40 @@ def test_equals_the_dense_formulas(seed):
     knobs |= {"r_max": rng.choice((1.5, 3.0)), "strength": rng.choice((0.3, 1.0))}
     pad_rows = slice(words, None) if pads else None
     counted = rng.choice(("all", "words"))
+    knobs["hold_back"] = rng.choice(("mask", "everywhere"))
     got = rearranged_attention(schedule(**knobs, statistics=counted), q, k, v, plain, grid, tokens_of(subjects), pad_rows)
     of_words = words if pads and counted == "words" else None
     expected, masks = reference.rearranged_attention(q, k, v, grid, subjects, **knobs, words=of_words)
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
     outside = ~torch.tensor(masks).any(1)
+    if knobs["hold_back"] == "everywhere":
+        held = torch.tensor([any(min(1 - w[frame] for w in same) > 0 for same in by_words(subjects)) for frame in range(grid[0])])
+        outside &= ~held.repeat_interleave(grid[1] * grid[2])
     assert torch.equal(got[outside], plain[outside])
+
+
+def by_words(subjects):
+    """The weights over the frames of each event, those of a subject with the same words together."""
+    for _, events in subjects:
+        for words in {tuple(rows) for rows, _, _ in events}:
+            yield [weights for rows, weights, _ in events if tuple(rows) == words]
+
+
+def test_held_back_everywhere_other_events_fall_outside_the_mask_too_and_nothing_rises_there():
+    q, k, v, _ = attention_inputs(pads=0, dtype=torch.float64)
+    v = torch.zeros_like(v)
+    for place, row in enumerate((5, 1, 0, 2)):  # the output of each head is its attention to these rows
+        v[:, row, :, place] = 1
+    plain = torch.einsum("bnhd,bthd->bhnt", q, k).div(2).softmax(-1)[..., [5, 1, 0, 2]].transpose(1, 2).flatten(2)
+    got = rearranged_attention(schedule(hold_back="everywhere"), q, k, v, plain, (3, 3, 4), tokens_of(ONE_SUBJECT))
+    _, masks = reference.rearranged_attention(q, k, v, (3, 3, 4), ONE_SUBJECT)
+    outside = ~torch.tensor(masks[0][0])
+    first = torch.arange(36) < 12  # the frame whose event has the rows 2 and 3
+    before, after = (x[0].unflatten(-1, (2, 4)) for x in (plain, got))
+    fall = after - before
+    assert (fall[outside & first][..., 0] < 0).all() and (fall[outside & ~first][..., 3] < 0).all()
+    torch.testing.assert_close((after[..., 1] / after[..., 2])[outside], (before[..., 1] / before[..., 2])[outside])  # nor the subject
+    assert (after[..., 3] / after[..., 2] > 1.01 * before[..., 3] / before[..., 2])[~outside & first].all()  # inside it is raised
 
 
 def test_the_control_moves_rows_inside_the_mask_and_only_those():
@@ -393,7 +421,7 @@ def test_more_spans_than_latent_frames_are_refused():
     ("field", "value"),
     [
         ("strength", -1.0), ("strength", float("nan")), ("r_min", -0.1), ("r_max", 0.5), ("top_fraction", 0.0), ("top_fraction", 1.1),
-        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"), ("blocks", "even"),
+        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"), ("hold_back", "nowhere"), ("blocks", "even"),
         ("blocks", ()), ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
-from ..guidance.event_attention import Statistics
+from ..guidance.event_attention import HoldBack, Statistics
 from ..guidance.event_subjects import NAME
 from ..guidance.events import END_PERCENT, END_PERCENT_I2V, Erode, EventSchedule
 from ..guidance.spans import Span

@@ -421,7 +421,8 @@ def test_more_spans_than_latent_frames_are_refused():
     ("field", "value"),
     [
         ("strength", -1.0), ("strength", float("nan")), ("r_min", -0.1), ("r_max", 0.5), ("top_fraction", 0.0), ("top_fraction", 1.1),
-        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"), ("hold_back", "nowhere"), ("blocks", "even"),
+        ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"),
+        ("hold_back", "nowhere"), ("blocks", "even"),
         ("blocks", ()), ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
     ],
 )

@@ -88,7 +88,8 @@ def test_a_node_is_found_linked_run_and_seen(previews, page: ComfyUIPage, reques
     assert isinstance(classes[SAMPLER].get("model"), list), classes[SAMPLER]
     view = TimelineOnPage(page)
     view.to_node()
-    view.textarea().fill("50% - end  yellow circle")
+    start = 50 if request.node.callspec.id == "classic" else 51  # of one's own: what the server has in its cache shows nothing on a node
+    view.textarea().fill(f"{start}% - end  yellow circle")
     assert view.shown() == ["yellow circle"] and not view.root.locator(".problem").count()
     page.page.evaluate(LISTEN)
     page.page.get_by_test_id("queue-button").click()

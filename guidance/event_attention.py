@@ -68,9 +68,7 @@ class BiasTables:
 def bias_tables(schedule: "EventSchedule", subjects: Sequence[SubjectTokens], device: torch.device) -> BiasTables:
     columns = biased_columns(subjects)
     raised, lowered = rearrangement(subjects, columns, in_order="rearrangement" not in schedule.without)
-    if "raising" in schedule.without:
-        raised = torch.zeros_like(raised)
-    return BiasTables(*(table.to(device) for table in (torch.tensor(columns), raised, lowered)))
+    return BiasTables(*(table.to(device) for table in (torch.tensor(columns), schedule.raising * raised, lowered)))
 
 
 def rearrangement(subjects: Sequence[SubjectTokens], columns: Sequence[int], in_order: bool = True) -> tuple[Tensor, Tensor]:

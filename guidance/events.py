@@ -20,7 +20,7 @@ from .ranges import check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline, line_mask
 
-Ablation = Literal["motion mask", "reinforcement", "rearrangement", "raising"]
+Ablation = Literal["motion mask", "reinforcement", "rearrangement"]
 END_PERCENT, END_PERCENT_I2V = 0.2, 0.4  # section 4: the first 20 % of the steps, 40 % where an image is given
 
 
@@ -42,8 +42,9 @@ class EventSchedule:
     start_percent, end_percent: controlled span of the schedule, 0..1. Longer: more time for the events, and for the subject to change.
     END_PERCENT for text to video, END_PERCENT_I2V where an image is given. At least one step is controlled.
     fps: frames per second in which the timeline counts seconds; 0: the model's.
+    raising: factor on b+, how hard the current event and its subject are raised. Lower: the subject keeps its looks; 0: the other events
+        are held back, and that is all. 1: the paper's.
     without: parts left out to measure what they bring. Rearrangement: all events count as current in every frame.
-        Raising: b+ is nothing; the other events are held back, and that is all.
     """
 
     timeline: Timeline
@@ -55,6 +56,7 @@ class EventSchedule:
     top_fraction: float = 0.5
     statistics: Statistics = "all"
     hold_back: HoldBack = "mask"
+    raising: float = 1.0
     occurrence: str | int = "all"
     start_percent: float = 0.0
     end_percent: float = END_PERCENT
@@ -63,6 +65,7 @@ class EventSchedule:
 
     def __post_init__(self) -> None:
         check_range(NAME, "strength", self.strength, 0, 10)
+        check_range(NAME, "raising", self.raising, 0, 10)
         check_range(NAME, "r_min", self.r_min, 0, 10)
         check_range(NAME, "r_max", self.r_max, self.r_min, 10)
         check_range(NAME, "top_fraction", self.top_fraction, 0.01, 1)

@@ -90,6 +90,11 @@ class EventScheduleNode(io.ComfyNode):
                     tooltip="Where events are held back while it is not their time: in the subject's motion mask, as in the paper; or "
                     "everywhere in the frame: stricter where a model reads events in the whole picture, and dearer.",
                 ),
+                io.Float.Input(
+                    "raising", default=1.0, min=0.0, max=10.0, step=0.05, round=0.001, optional=True, advanced=True,
+                    tooltip="How hard the current event and its subject are raised. Lower: the subject keeps its looks better; 0: the "
+                    "other events are held back, and that is all. 1 is the paper's.",
+                ),
             ],
             outputs=pair_outputs(),
         )
@@ -103,7 +108,7 @@ class EventScheduleNode(io.ComfyNode):
         cls, model: Any, conditioning: Any, timeline: str, strength: float = 1.0, erode: Erode = "isolated",
         blocks: Literal["odd", "all"] = "odd", start_percent: float = 0.0, end_percent: float = 0.0, r_max: float = 1.5,
         occurrence: str = "all", fps: float = 0.0, top_fraction: float = 0.5, statistics: Statistics = "all",
-        hold_back: HoldBack = "mask", model_low_noise: Any = None,
+        hold_back: HoldBack = "mask", raising: float = 1.0, model_low_noise: Any = None,
     ) -> io.NodeOutput:
         require_wan_pair(model, model_low_noise, NAME)
         parsed, reading = read_timeline(timeline, NAME)
@@ -111,7 +116,7 @@ class EventScheduleNode(io.ComfyNode):
             timeline=parsed, strength=strength, erode=erode, blocks=blocks, r_max=r_max,
             occurrence=read_occurrence(occurrence), start_percent=start_percent,
             end_percent=end_percent or (END_PERCENT_I2V if takes_start_image(model) else END_PERCENT), fps=fps,
-            top_fraction=top_fraction, statistics=statistics, hold_back=hold_back,
+            top_fraction=top_fraction, statistics=statistics, hold_back=hold_back, raising=raising,
         )
         return guided_by_timeline(
             cls, model, model_low_noise, schedule, conditioning, lambda found, rate: describe(schedule, found, rate) + reading

@@ -123,7 +123,7 @@ def variants(told: Told, caption: str, knobs: dict[str, Any]) -> dict[str, Calla
         "no_motion_mask": lambda: schedule(shares, without=frozenset({"motion mask"})),
         "no_reinforcement": lambda: schedule(shares, without=frozenset({"reinforcement"})),
         "no_rearrangement": lambda: schedule(shares, without=frozenset({"rearrangement"})),
-        "no_raising": lambda: schedule(shares, without=frozenset({"raising"})),
+        "no_raising": lambda: schedule(shares, raising=0.0),
         "time_penalty": lambda: TimePenalty(schedule(shares)),
         "time_penalty_alike": lambda: TimePenalty(schedule(shares), alike=True),
     }
@@ -219,14 +219,14 @@ def compared(values: list[dict[str, float]], plain: list[dict[str, float]], owne
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dev.py playground evaluate events", description=__doc__)
     add_sampling(parser, captions=200)
-    add_knobs(parser, "strength", "r_max", "end_percent", "top_fraction", told="of Event Schedule, instead of the paper's")
+    add_knobs(parser, "strength", "r_max", "end_percent", "top_fraction", "raising", told="of Event Schedule, instead of the paper's")
     parser.add_argument("--blocks", choices=("odd", "all"), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--erode", choices=get_args(Erode), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--statistics", choices=get_args(Statistics), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--hold-back", choices=get_args(HoldBack), help="of Event Schedule, instead of the paper's")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="what is compared with plain")
     options = parser.parse_args(arguments)
-    knobs = given(options, "strength", "r_max", "end_percent", "top_fraction", "blocks", "erode", "statistics", "hold_back")
+    knobs = given(options, "strength", "r_max", "end_percent", "top_fraction", "raising", "blocks", "erode", "statistics", "hold_back")
     playground = Playground(options.steps, options.cfg)
     result = evaluate_events(playground, options.captions, options.seeds, options.seed, knobs, options.variants)
     sys.stdout.write(json.dumps(result) + "\n")

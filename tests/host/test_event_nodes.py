@@ -75,7 +75,7 @@ def test_the_papers_span_follows_the_kind_of_model_unless_it_is_given(kind, end)
 def test_knobs_reach_the_method_and_the_node_s_defaults_are_the_methods(model):
     assert attached_to(events(model)) == EventSchedule(parse_timeline(TIMELINE))
     knobs = {"strength": 0.5, "erode": "full", "blocks": "all", "start_percent": 0.1, "end_percent": 0.3, "r_max": 2.0, "fps": 8.0}
-    knobs |= {"top_fraction": 0.8, "statistics": "words", "hold_back": "everywhere"}
+    knobs |= {"top_fraction": 0.8, "statistics": "words", "hold_back": "everywhere", "raising": 0.5}
     schedule = attached_to(events(model, occurrence=" First ", **knobs))
     assert {name: getattr(schedule, name) for name in knobs} == knobs and schedule.occurrence == "first"
     assert attached_to(events(model, occurrence="1")).occurrence == 1

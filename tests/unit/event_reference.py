@@ -36,7 +36,7 @@ def probabilities(q_row, k, head):
     return [power / sum(powers) for power in powers], logits
 
 
-def bias_of_row(p, logits, subject, frame, r_min, r_max, words=None, raising=True):
+def bias_of_row(p, logits, subject, frame, r_min, r_max, words=None, raising=1.0):
     """R B of one subject for one row and head, a number for each text column; statistics over the first `words` columns.
 
     subject: (its rows, [(rows, weight per frame, strength) of each event]); events with the same rows count as one.
@@ -58,13 +58,13 @@ def bias_of_row(p, logits, subject, frame, r_min, r_max, words=None, raising=Tru
             if t in rows:
                 down = max(strength for _, strength in uses) * (1 - max(weight for weight, _ in uses))
                 bias[t] += down * r_minus * (low - mean)
-        bias[t] += up * r_plus * (high - mean) if raising else 0.0
+        bias[t] += raising * up * r_plus * (high - mean)
     return bias
 
 
 def rearranged_attention(
     q, k, v, grid, subjects, top_fraction=0.5, erode="isolated", r_min=1.0, r_max=1.5, strength=1.0, also=lambda frame, t: 0.0,
-    words=None, raising=True, hold_back="mask",
+    words=None, raising=1.0, hold_back="mask",
 ):
     """Output "b n (h d)" in float64 and the masks [b][s][n]: q "b n h d", k and v "b t h d"; `subjects` as in bias_of_row.
 
@@ -86,7 +86,7 @@ def rearranged_attention(
                     inside = masks[b][s][n]
                     if inside or hold_back == "everywhere":
                         frame = n // (grid[1] * grid[2])
-                        bias = bias_of_row(p, rows[n][head][1], subject, frame, r_min, r_max, words, raising and inside)
+                        bias = bias_of_row(p, rows[n][head][1], subject, frame, r_min, r_max, words, raising * inside)
                         logits = [value + strength * added for value, added in zip(logits, bias, strict=True)]
                 logits = [value + also(n // (grid[1] * grid[2]), t) for t, value in enumerate(logits)]
                 weights = torch.tensor(logits, dtype=torch.float64).softmax(0)

@@ -81,6 +81,7 @@ def test_equals_the_dense_formulas(seed):
     knobs |= {"r_max": rng.choice((1.5, 3.0)), "strength": rng.choice((0.3, 1.0))}
     pad_rows = slice(words, None) if pads else None
     counted = rng.choice(("all", "words"))
+    knobs["raising"] = rng.choice((0.0, 0.5, 1.0))
     knobs["hold_back"] = rng.choice(("mask", "everywhere"))
     got = rearranged_attention(schedule(**knobs, statistics=counted), q, k, v, plain, grid, tokens_of(subjects), pad_rows)
     of_words = words if pads and counted == "words" else None
@@ -323,9 +324,9 @@ def test_ablations_take_out_what_they_name():
     assert not torch.allclose(run("motion mask").double(), no_mask)
     no_reinforcement, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), ONE_SUBJECT, r_max=1.0)
     torch.testing.assert_close(run("reinforcement", r_min=1.2, r_max=3.0).double(), no_reinforcement, rtol=1e-5, atol=1e-5)
-    held_back, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), ONE_SUBJECT, raising=False)
-    torch.testing.assert_close(run("raising").double(), held_back, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(run("raising"), run()) and not torch.allclose(run("raising"), plain)
+    held_back, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), ONE_SUBJECT, raising=0.0)
+    torch.testing.assert_close(run(raising=0.0).double(), held_back, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(run(raising=0.0), run()) and not torch.allclose(run(raising=0.0), plain)
     always = [((1,), [((2, 3), [1.0] * 3, 1.0), ((5,), [1.0] * 3, 1.0)])]
     no_order, _ = reference.rearranged_attention(q, k, v, (3, 3, 4), always)
     torch.testing.assert_close(run("rearrangement").double(), no_order, rtol=1e-5, atol=1e-5)
@@ -422,7 +423,7 @@ def test_more_spans_than_latent_frames_are_refused():
     [
         ("strength", -1.0), ("strength", float("nan")), ("r_min", -0.1), ("r_max", 0.5), ("top_fraction", 0.0), ("top_fraction", 1.1),
         ("start_percent", 1.2), ("end_percent", -0.1), ("fps", -1), ("erode", "much"), ("statistics", "pads"),
-        ("hold_back", "nowhere"), ("blocks", "even"),
+        ("hold_back", "nowhere"), ("raising", -0.1), ("blocks", "even"),
         ("blocks", ()), ("blocks", (-1,)), ("occurrence", "second"), ("occurrence", 0), ("without", frozenset({"mask"})),
     ],
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .ranges import check_percents, check_range
+from .ranges import check_choice, check_percents, check_range
 
 MemoryMode = Literal["fast", "balanced", "low"]
 MEMORY_MODES: tuple[MemoryMode, ...] = ("fast", "balanced", "low")
@@ -41,8 +41,7 @@ class GuidanceBudget:
         check_range("Guidance budget", "growth", self.growth, 1, 10)
         check_range("Guidance budget", "depth", self.depth, 0.01, 1)
         check_range("Guidance budget", "patience", self.patience, 0, 200)
-        if self.memory_mode not in MEMORY_MODES:
-            raise ValueError(f"Guidance budget: `memory_mode` = {self.memory_mode!r}: must be one of {', '.join(MEMORY_MODES)}")
+        check_choice("Guidance budget", "memory_mode", self.memory_mode, MEMORY_MODES)
 
     @property
     def recomputes(self) -> bool:

@@ -20,7 +20,7 @@ from .classifier import SIZES, Classifier, CompositionNetwork, FeaturePlan, Mode
 from .classifier_file import frozen
 from .classifier_vision import Backbone
 from .labels import Label
-from .ranges import check_range
+from .ranges import check_choice, check_range
 
 NAME = "Train Composition Classifier"
 HELD_BACK = 5  # one video in five is not trained on
@@ -69,8 +69,7 @@ class TrainingPlan:
     dual: bool = True
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"{NAME}: `size` = {self.size!r}: must be one of {', '.join(SIZES)}")
+        check_choice(NAME, "size", self.size, SIZES)
         for name, low, high in (
             ("steps", 1, 1_000_000),
             ("batch", 1, 4096),

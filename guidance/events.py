@@ -16,7 +16,7 @@ from .event_trace import EventMeasurement
 from .objective import PhraseRef, check_occurrence
 from .patch import AttentionCall, AttentionSite, Handler, ModelCall, Proceed, PromptRows
 from .phrases import fold
-from .ranges import check_fps, check_percents, check_range
+from .ranges import check_choice, check_fps, check_percents, check_range
 from .spans import TimelineError
 from .timeline import Timeline, check_timeline, line_mask
 
@@ -71,12 +71,9 @@ class EventSchedule:
         check_range(NAME, "top_fraction", self.top_fraction, 0.01, 1)
         check_fps(NAME, self.fps)
         check_percents(NAME, self.start_percent, self.end_percent)
-        if self.erode not in get_args(Erode):
-            raise ValueError(f"{NAME}: `erode` = {self.erode!r}: must be one of {', '.join(get_args(Erode))}")
-        if self.statistics not in get_args(Statistics):
-            raise ValueError(f"{NAME}: `statistics` = {self.statistics!r}: must be one of {', '.join(get_args(Statistics))}")
-        if self.hold_back not in get_args(HoldBack):
-            raise ValueError(f"{NAME}: `hold_back` = {self.hold_back!r}: must be one of {', '.join(get_args(HoldBack))}")
+        check_choice(NAME, "erode", self.erode, get_args(Erode))
+        check_choice(NAME, "statistics", self.statistics, get_args(Statistics))
+        check_choice(NAME, "hold_back", self.hold_back, get_args(HoldBack))
         listed = isinstance(self.blocks, tuple) and self.blocks and all(isinstance(b, int) and b >= 0 for b in self.blocks)
         if not listed and self.blocks not in ("odd", "all"):
             raise ValueError(f"{NAME}: `blocks` = {self.blocks!r}: must be odd, all, or indices of blocks from 0")

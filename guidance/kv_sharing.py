@@ -15,7 +15,7 @@ from torch import Tensor
 from .attention_maps import phrase_attention
 from .objective import PhraseRef
 from .patch import AttentionCall, AttentionSite, Handler, Proceed, VideoGrid
-from .ranges import check_percents, check_range
+from .ranges import check_choice, check_percents, check_range
 
 NAME = "Multi Prompt Blend"
 Memory = Literal["gpu", "cpu"]
@@ -46,8 +46,7 @@ class KVSharing:
         check_percents(NAME, self.start_percent, self.end_percent, "kv_")
         check_range(NAME, "kv_last_blocks", self.last_blocks, 0, 1)
         check_range(NAME, "threshold", self.threshold, 0, 1)
-        if self.memory not in get_args(Memory):
-            raise ValueError(f"{NAME}: `kv_memory` = {self.memory!r}: must be one of {', '.join(get_args(Memory))}")
+        check_choice(NAME, "kv_memory", self.memory, get_args(Memory))
 
     def blocks(self, count: int) -> range:
         """The shared ones of a model of `count` blocks; at least the last one, unless the share is 0."""

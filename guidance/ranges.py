@@ -1,10 +1,17 @@
 """The checks of knobs that all methods have. Each raises ValueError naming the owner, the field, its value and what it may be."""
 
+from collections.abc import Iterable
+
 
 def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
     """NaN is outside every range."""
     if not low <= value <= high:
         raise ValueError(f"{owner}: `{field}` = {value}: must lie in {low:g}..{high:g}")
+
+
+def check_choice(owner: str, field: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{owner}: `{field}` = {value!r}: must be one of {', '.join(choices)}")
 
 
 def check_percents(owner: str, start: float | None, end: float | None, prefix: str = "") -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import onsets
 from .latent_time import curve_mask, curve_weights, pixel_frames
-from .ranges import check_range
+from .ranges import check_choice, check_range
 from .spans import Moment, Span
 from .timeline import TimelineLine, line_mask, line_weights
 
@@ -61,8 +61,7 @@ class Sound:
         if self.high_hz and self.high_hz <= self.low_hz:
             raise ValueError(f"{owner}: `high_hz` = {self.high_hz:g}: must lie above `low_hz` = {self.low_hz:g}, or be 0 for no limit")
         for name, allowed in (("measure", get_args(Measure)), ("shape", get_args(Shape))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{owner}: `{name}` = {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
+            check_choice(owner, name, getattr(self, name), allowed)
         self.chosen(0)
 
     def measured(self, seconds: float) -> Tensor:

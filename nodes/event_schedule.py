@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
-from ..guidance.event_attention import HoldBack, Statistics
+from ..guidance.event_attention import Erode, HoldBack, Statistics
 from ..guidance.event_subjects import NAME
-from ..guidance.events import END_PERCENT, END_PERCENT_I2V, Erode, EventSchedule
+from ..guidance.events import END_PERCENT, END_PERCENT_I2V, EventSchedule
 from ..guidance.spans import Span
 from ..host.geometry import takes_start_image
 from .pair import pair_inputs, pair_outputs, require_wan_pair
